@@ -1,2 +1,2 @@
-//! x
+//! signetd: the node engine.
 fn main() {}

@@ -1,0 +1,381 @@
+//! The configuration file, parsed once into types that cannot be wrong.
+//!
+//! One YAML file (`signetd --config`), every field named in its error; there is no second place where a setting is read.
+//! Unknown fields are refused: a misspelt `unknownPods` must not silently mean "pass". It does not watch the file:
+//! a change is a restart, which keeps the pins and so the capture.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use signet_identity::TrustDomain;
+
+/// `signetd`'s configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Names this engine's pins, so that several can share a kernel.
+    #[serde(default = "default_instance")]
+    pub instance: String,
+    /// This node.
+    pub node: Node,
+    /// The mesh.
+    #[serde(default)]
+    pub mesh: Mesh,
+    /// Where workloads, services and policy come from.
+    pub source: Source,
+    /// Where SVIDs come from.
+    pub ca: Ca,
+    /// The kernel side.
+    #[serde(default)]
+    pub capture: Capture,
+    /// What the node listens on.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Bounds.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// `node`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// `spec.nodeName` of this node's pods.
+    pub name: String,
+    /// `topology.kubernetes.io/zone`.
+    #[serde(default)]
+    pub zone: String,
+}
+
+/// `mesh`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Mesh {
+    /// The trust domain of workloads that do not name one.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// The cluster's name in uids and baggage.
+    pub cluster: String,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+    /// Whose policies are mesh-wide.
+    pub root_namespace: String,
+}
+
+/// `source`: exactly one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Source {
+    /// A directory of manifests, watched.
+    Files {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// `ca`: exactly one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Ca {
+    /// CreateCertificate: istiod or signet-ca.
+    #[serde(rename_all = "camelCase")]
+    Istio {
+        /// `https://host:15012`.
+        address: String,
+        /// The name its certificate must carry; the host of `address` where absent.
+        #[serde(default)]
+        server_name: Option<String>,
+        /// PEM roots for its TLS.
+        roots: PathBuf,
+        /// The node's token; read anew at each use, since it is rotated.
+        token: PathBuf,
+        /// How long an SVID shall live.
+        #[serde(default = "default_ttl", with = "duration")]
+        ttl: Duration,
+    },
+    /// `<directory>/<namespace>/<service account>/{cert-chain,key,root-cert}.pem`, for static set-ups.
+    File {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// `capture`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Capture {
+    /// Everything of this engine is below it; the cgroup2 mount where absent.
+    pub cgroup_root: Option<PathBuf>,
+    /// The pods' root below it.
+    pub pods_root: Option<PathBuf>,
+    /// `/sys/fs/bpf/signet` where absent; the instance's name is appended.
+    pub pin_root: PathBuf,
+    /// What a pod nobody knows may do without an engine.
+    pub unknown_pods: UnknownPods,
+    /// What UDP, SCTP and raw sockets of enrolled workloads may do.
+    pub unprotected: Unprotected,
+    /// The heartbeat's age after which the kernel takes the engine for gone.
+    #[serde(with = "duration")]
+    pub engine_timeout: Duration,
+}
+
+/// `capture.unknownPods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownPods {
+    /// Let them connect, count them.
+    Pass,
+    /// Refuse.
+    Deny,
+}
+
+/// `capture.unprotected`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unprotected {
+    /// Let it pass, count it.
+    Pass,
+    /// Refuse it, loopback excepted, and count it.
+    Deny,
+}
+
+/// `listen`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Listen {
+    /// `/metrics`, `/stats/prometheus`.
+    pub metrics: SocketAddr,
+    /// `/healthz/ready`.
+    pub readiness: SocketAddr,
+    /// The admin socket, mode 0600.
+    pub admin: PathBuf,
+}
+
+/// `timeouts`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// TCP connect, to a peer or an application.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// A TLS handshake, either side, and the wait for an inbound client's first bytes.
+    #[serde(with = "duration")]
+    pub handshake: Duration,
+    /// How long a connection waits for its workload's SVID.
+    #[serde(with = "duration")]
+    pub svid: Duration,
+    /// How long connections may finish at shutdown.
+    #[serde(with = "duration")]
+    pub drain: Duration,
+}
+
+/// `log`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// A tracing filter, `info` by default.
+    pub filter: String,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no configuration.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Field, place and reason.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// File, field and reason.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
+    }
+
+    /// Parses and checks the text of a configuration file.
+    ///
+    /// # Errors
+    /// Field and reason.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.node.name.is_empty() {
+            return Err("node.name is empty: give the name this node's pods carry in spec.nodeName".into());
+        }
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(legal) {
+            return Err(format!(
+                "instance {:?}: 1 to 64 of [A-Za-z0-9_-], since it names a directory",
+                self.instance
+            ));
+        }
+        if let Some(root) = &self.capture.pods_root
+            && (root.is_absolute() || root.components().any(|c| c.as_os_str() == ".."))
+        {
+            return Err(format!(
+                "capture.podsRoot {}: give it relative to capture.cgroupRoot",
+                root.display()
+            ));
+        }
+        for (field, value) in [
+            ("capture.engineTimeout", self.capture.engine_timeout),
+            ("timeouts.connect", self.timeouts.connect),
+            ("timeouts.handshake", self.timeouts.handshake),
+            ("timeouts.svid", self.timeouts.svid),
+        ] {
+            if value < Duration::from_millis(100) || value > Duration::from_secs(3600) {
+                return Err(format!("{field} is {value:?}: give 100ms to 1h"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where this instance's programs, links and maps are pinned.
+    #[must_use]
+    pub fn pin_root(&self) -> PathBuf {
+        self.capture.pin_root.join(&self.instance)
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            trust_domain: TrustDomain::parse("cluster.local").expect("a legal name"),
+            cluster: "Kubernetes".into(),
+            cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+        }
+    }
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            cgroup_root: None,
+            pods_root: None,
+            pin_root: "/sys/fs/bpf/signet".into(),
+            unknown_pods: UnknownPods::Pass,
+            unprotected: Unprotected::Pass,
+            engine_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            metrics: SocketAddr::from(([0, 0, 0, 0], 15020)),
+            readiness: SocketAddr::from(([0, 0, 0, 0], 15021)),
+            admin: "/run/signet/admin.sock".into(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
+            svid: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+fn default_instance() -> String {
+    "default".into()
+}
+
+fn default_ttl() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
+fn trust_domain<'de, D: serde::Deserializer<'de>>(d: D) -> Result<TrustDomain, D::Error> {
+    TrustDomain::parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+mod duration {
+    //! `10s`, `1h 30m`: humantime's form.
+    use std::time::Duration;
+
+    use serde::Deserialize;
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        humantime::parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "
+node: {name: n1}
+source: {files: {directory: /etc/signet/manifests}}
+ca: {istio: {address: 'https://10.0.0.1:15012', roots: /r.pem, token: /t}}
+";
+
+    #[test]
+    fn the_minimal_file_gets_the_documented_defaults() {
+        let config = Config::parse(MINIMAL).unwrap();
+        assert_eq!(config.listen.metrics.port(), 15020);
+        assert_eq!(config.capture.unknown_pods, UnknownPods::Pass);
+        assert_eq!(config.pin_root(), Path::new("/sys/fs/bpf/signet/default"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let error = Config::parse(&format!("{MINIMAL}capture: {{unknownPod: deny}}\n")).unwrap_err();
+        assert!(error.contains("unknownPod"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_duration_names_its_field() {
+        let error = Config::parse(&format!("{MINIMAL}timeouts: {{connect: 0s}}\n")).unwrap_err();
+        assert!(error.contains("timeouts.connect"), "{error}");
+    }
+}
