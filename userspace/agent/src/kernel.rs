@@ -27,7 +27,7 @@ pub struct CaptureOptions {
 }
 
 /// One workload as the kernel should treat it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CapturedWorkload {
     /// Its cgroup.
     pub cgroup: CgroupId,

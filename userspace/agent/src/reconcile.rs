@@ -1,1 +1,427 @@
-//! (lead)
+//! Events to `state` and kernel maps: the only writer of both.
+//!
+//! One task owns the kernel door and everything that lives as long as a workload does: its map entry, its SVID, the
+//! listeners in its network namespace. Three kinds of event reach it (a source said something, the kernel said
+//! something, a cgroup's population changed), each ends in [`Reconciler::advance`] for the workloads it concerns, and
+//! `advance` is a ladder of steps that can be climbed again from any rung: an error leaves the workload on the rung
+//! before, where the kernel denies, and is retried with backoff.
+//!
+//! It does not carry traffic: what it opens it hands to a [`Sandboxes`], which `app` implements with the proxies.
+
+mod local;
+mod status;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
+use crate::drain::Watch;
+use crate::kernel::{self, CaptureState, CapturedWorkload, Cgroup, Kernel, KernelEvent, SteeredListeners};
+use crate::net::{self, Listeners, Netns};
+use crate::state::{Event, State, Workload};
+use crate::svid::{self, Credentials};
+
+pub use self::status::{LocalStatus, Phase, Statuses};
+
+use self::local::{Local, ReconcileError};
+
+/// Where opened sandboxes go: the proxies, seen from here. Called by the reconciler's task alone.
+pub trait Sandboxes: Send + 'static {
+    /// A network namespace has its listeners: accept on them.
+    fn open(&mut self, sandbox: Opened);
+    /// A workload lives in an open sandbox, or has changed there.
+    fn put(
+        &mut self,
+        cookie: NetnsCookie,
+        cgroup: CgroupId,
+        workload: Arc<Workload>,
+        credentials: Credentials,
+    );
+    /// A workload has left a sandbox: end its connections.
+    fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId);
+    /// A sandbox has no workload any more: stop accepting, close the listeners.
+    fn close(&mut self, cookie: NetnsCookie);
+    /// Policy answers may differ from now on.
+    fn policy_changed(&mut self, epoch: u64);
+    /// A workload anywhere in the mesh is gone or has another identity: nothing may reuse its tunnels.
+    fn forget(&mut self, workload: &WorkloadUid);
+}
+
+/// A network namespace with the engine's listeners in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where.
+    pub netns: Netns,
+    /// The same, as the kernel calls it.
+    pub cookie: NetnsCookie,
+    /// It is the node's own.
+    pub host: bool,
+    /// The engine's listeners there.
+    pub listeners: Listeners,
+}
+
+/// What the reconciler needs to know of this node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// `spec.nodeName` of the workloads that are ours.
+    pub node: String,
+    /// The cgroup2 mount.
+    pub cgroup_mount: PathBuf,
+    /// How often the heartbeat is stamped.
+    pub heartbeat: Duration,
+}
+
+/// The task that keeps kernel, listeners and SVIDs as the sources want them.
+pub struct Reconciler<S> {
+    options: NodeOptions,
+    state: Arc<State>,
+    kernel: Kernel,
+    svids: svid::Store,
+    sandboxes: S,
+    statuses: Statuses,
+    /// This node's workloads.
+    locals: HashMap<WorkloadUid, Local>,
+    /// Open sandboxes, and who lives in each.
+    open: HashMap<NetnsCookie, Sandbox>,
+    /// Cgroup watchers report here; the reconciler keeps a sender, so it never closes.
+    wake_tx: mpsc::Sender<WorkloadUid>,
+    wake_rx: mpsc::Receiver<WorkloadUid>,
+    /// The source has told all it had, and the programs are attached.
+    attached: bool,
+}
+
+#[derive(Debug)]
+struct Sandbox {
+    netns: Netns,
+    tenants: HashSet<WorkloadUid>,
+}
+
+impl<S: Sandboxes> Reconciler<S> {
+    /// A reconciler over a loaded, not yet attached kernel.
+    pub fn new(
+        options: NodeOptions,
+        state: Arc<State>,
+        kernel: Kernel,
+        svids: svid::Store,
+        sandboxes: S,
+        statuses: Statuses,
+    ) -> Self {
+        let (wake_tx, wake_rx) = mpsc::channel(1024);
+        Self {
+            options,
+            state,
+            kernel,
+            svids,
+            sandboxes,
+            statuses,
+            locals: HashMap::new(),
+            open: HashMap::new(),
+            wake_tx,
+            wake_rx,
+            attached: false,
+        }
+    }
+
+    /// Runs until the drain begins. The pins stay: with the engine gone the kernel goes on refusing.
+    ///
+    /// # Errors
+    /// The programs could not be attached; nothing is protected, so the process must end and say so.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut kernel_events: mpsc::Receiver<KernelEvent>,
+        drain: Watch,
+    ) -> Result<(), kernel::KernelError> {
+        let mut heartbeat = tokio::time::interval(self.options.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let retry = self.next_retry();
+            tokio::select! {
+                // The heartbeat first: a burst of events must not make the kernel take the engine for gone.
+                biased;
+                _ = heartbeat.tick() => self.heartbeat(),
+                () = drain.stopped() => return Ok(()),
+                Some(uid) = self.wake_rx.recv() => self.advance(&uid),
+                Some(event) = kernel_events.recv() => self.on_kernel(event),
+                Some(event) = events.recv() => self.on_source(event)?,
+                () = sleep_until(retry), if retry.is_some() => self.advance_due(),
+            }
+        }
+    }
+
+    fn heartbeat(&self) {
+        if let Err(e) = self.kernel.heartbeat() {
+            error!(error = %e, "heartbeat");
+        }
+    }
+
+    // ---- what a source said ----
+
+    fn on_source(&mut self, event: Event) -> Result<(), kernel::KernelError> {
+        let before = match &event {
+            Event::Workload(w) => self.state.workload(&w.uid),
+            _ => None,
+        };
+        if self.state.apply(&event) {
+            self.sandboxes.policy_changed(self.state.epoch());
+        }
+        match event {
+            Event::Workload(workload) => self.on_workload(before.as_deref(), Arc::from(workload)),
+            Event::WorkloadGone(uid) => {
+                self.drop_local(&uid, Leaving::Gone);
+                self.sandboxes.forget(&uid);
+            }
+            Event::Synced => self.on_synced()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_workload(&mut self, before: Option<&Workload>, workload: Arc<Workload>) {
+        let uid = workload.uid.clone();
+        if before.is_some_and(|b| b.identity != workload.identity || b.enrolled != workload.enrolled) {
+            self.sandboxes.forget(&uid);
+        }
+        if !self.is_local(&workload) {
+            self.drop_local(&uid, Leaving::Gone);
+            return;
+        }
+        if self.locals.get(&uid).is_some_and(|l| l.must_restart(&workload)) {
+            self.drop_local(&uid, Leaving::Changed);
+        }
+        let local = self.locals.entry(uid.clone()).or_insert_with(|| Local::new(workload.clone()));
+        local.workload = workload;
+        local.retry_now();
+        self.advance(&uid);
+    }
+
+    fn is_local(&self, workload: &Workload) -> bool {
+        *workload.node == *self.options.node && workload.cgroup.is_some()
+    }
+
+    /// The first pass is over: forget what a predecessor left for workloads that are gone, then attach.
+    fn on_synced(&mut self) -> Result<(), kernel::KernelError> {
+        if self.attached {
+            return Ok(());
+        }
+        self.sweep()?;
+        self.kernel.heartbeat()?;
+        self.kernel.attach()?;
+        self.attached = true;
+        self.statuses.set_attached();
+        info!(workloads = self.locals.len(), "capture attached");
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), kernel::KernelError> {
+        let known: HashSet<CgroupId> = self.locals.values().filter_map(Local::cgroup_id).collect();
+        for cgroup in self.kernel.workloads()? {
+            if !known.contains(&cgroup) {
+                self.kernel.remove_workload(cgroup)?;
+            }
+        }
+        for cookie in self.kernel.steered() {
+            if !self.open.contains_key(&cookie) {
+                self.kernel.unsteer(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- what the kernel said ----
+
+    fn on_kernel(&mut self, event: KernelEvent) {
+        match event {
+            KernelEvent::CgroupMade(path) => self.advance_where(|l| l.lives_at(&path)),
+            KernelEvent::CgroupGone(path) => self.on_cgroup_gone(&path),
+            KernelEvent::DeniedNotReady(cgroup) => self.advance_where(|l| l.cgroup_id() == Some(cgroup)),
+            KernelEvent::Overrun => {
+                warn!("kernel events were lost: looking at every workload again");
+                self.advance_where(|_| true);
+            }
+        }
+    }
+
+    fn on_cgroup_gone(&mut self, path: &Path) {
+        let gone: Vec<_> =
+            self.locals.values().filter(|l| l.lives_at(path)).map(|l| l.workload.clone()).collect();
+        for workload in gone {
+            self.drop_local(&workload.uid, Leaving::Gone);
+            self.locals.insert(workload.uid.clone(), Local::new(workload.clone()));
+            self.advance(&workload.uid);
+        }
+    }
+
+    fn advance_where(&mut self, concerns: impl Fn(&Local) -> bool) {
+        let uids: Vec<_> =
+            self.locals.values().filter(|l| concerns(l)).map(|l| l.workload.uid.clone()).collect();
+        for uid in uids {
+            self.advance(&uid);
+        }
+    }
+
+    // ---- retries ----
+
+    fn next_retry(&self) -> Option<Instant> {
+        self.locals.values().filter_map(Local::retry_at).min()
+    }
+
+    fn advance_due(&mut self) {
+        let now = Instant::now();
+        self.advance_where(|l| l.retry_at().is_some_and(|at| at <= now));
+    }
+
+    // ---- the ladder ----
+
+    /// Takes a workload as far up the ladder as it gets now.
+    fn advance(&mut self, uid: &WorkloadUid) {
+        // Taken out while it climbs, so that the steps may borrow the rest of the reconciler.
+        let Some(mut local) = self.locals.remove(uid) else { return };
+        let reached = self.climb(&mut local);
+        local.settle(&reached);
+        self.statuses.set(&local.workload, &reached);
+        self.locals.insert(uid.clone(), local);
+    }
+
+    fn climb(&mut self, local: &mut Local) -> Result<Phase, ReconcileError> {
+        let Some(cgroup) = local.open_cgroup(&self.options.cgroup_mount, &self.wake_tx)? else {
+            return Ok(Phase::WaitingForCgroup);
+        };
+        if !local.workload.enrolled {
+            self.capture(local, cgroup.id(), CaptureState::Bypass)?;
+            return Ok(Phase::Bypassed);
+        }
+        if local.sandbox().is_none() {
+            self.capture(local, cgroup.id(), CaptureState::NotReady)?;
+        }
+        let credentials = local.track(&self.svids);
+        let Some(cookie) = self.enter_sandbox(local, &cgroup)? else {
+            return Ok(Phase::WaitingForProcess);
+        };
+        self.sandboxes.put(cookie, cgroup.id(), local.workload.clone(), credentials);
+        self.capture(local, cgroup.id(), CaptureState::Redirect)?;
+        Ok(Phase::Captured)
+    }
+
+    /// Finds the workload's network namespace and makes sure that the engine listens there.
+    fn enter_sandbox(
+        &mut self,
+        local: &mut Local,
+        cgroup: &Cgroup,
+    ) -> Result<Option<NetnsCookie>, ReconcileError> {
+        let host = local.workload.host_network;
+        let Some(fd) = cgroup.netns(host)? else {
+            // A process that has just left keeps its sandbox: the pod's next container enters the same one.
+            return Ok(local.sandbox());
+        };
+        let cookie = kernel::netns_cookie(fd.as_fd()).map_err(ReconcileError::Cookie)?;
+        if local.sandbox() == Some(cookie) {
+            return Ok(Some(cookie));
+        }
+        self.leave_sandbox(local);
+        if !self.open.contains_key(&cookie) {
+            self.open_sandbox(Netns::new(fd), cookie, host)?;
+        }
+        let sandbox = self.open.get_mut(&cookie).expect("it was opened above");
+        sandbox.tenants.insert(local.workload.uid.clone());
+        local.enter(cookie);
+        Ok(Some(cookie))
+    }
+
+    fn open_sandbox(&mut self, netns: Netns, cookie: NetnsCookie, host: bool) -> Result<(), ReconcileError> {
+        let listeners = net::prepare(&netns)?;
+        let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
+        self.kernel.steer(netns.as_fd(), cookie, host, to)?;
+        self.open.insert(cookie, Sandbox { netns: netns.clone(), tenants: HashSet::new() });
+        self.sandboxes.open(Opened { netns, cookie, host, listeners });
+        Ok(())
+    }
+
+    fn capture(
+        &mut self,
+        local: &mut Local,
+        cgroup: CgroupId,
+        capture: CaptureState,
+    ) -> Result<(), ReconcileError> {
+        let wanted = CapturedWorkload {
+            cgroup,
+            addresses: local.workload.addresses.clone(),
+            host_network: local.workload.host_network,
+            capture,
+        };
+        if local.is_captured_as(&wanted) {
+            return Ok(());
+        }
+        self.kernel.put_workload(&wanted)?;
+        local.captured(wanted);
+        Ok(())
+    }
+
+    // ---- leaving ----
+
+    /// Takes a workload down the ladder: kernel first, so that nothing new arrives, then the sandbox, then the SVID.
+    fn drop_local(&mut self, uid: &WorkloadUid, leaving: Leaving) {
+        let Some(mut local) = self.locals.remove(uid) else { return };
+        self.release_cgroup(&mut local, leaving);
+        self.leave_sandbox(&mut local);
+        self.statuses.remove(uid);
+    }
+
+    fn release_cgroup(&mut self, local: &mut Local, leaving: Leaving) {
+        let Some(cgroup) = local.cgroup_id() else { return };
+        let done = match leaving {
+            Leaving::Gone => self.kernel.remove_workload(cgroup).map_err(ReconcileError::from),
+            // It comes back in a moment under other terms: until then the kernel denies.
+            Leaving::Changed => self.capture(local, cgroup, CaptureState::NotReady),
+        };
+        if let Err(e) = done {
+            error!(workload = %local.workload.uid, error = %e, "release");
+        }
+    }
+
+    fn leave_sandbox(&mut self, local: &mut Local) {
+        let Some(cookie) = local.leave() else { return };
+        if let Some(cgroup) = local.cgroup_id() {
+            self.sandboxes.remove(cookie, cgroup);
+        }
+        let Some(sandbox) = self.open.get_mut(&cookie) else { return };
+        sandbox.tenants.remove(&local.workload.uid);
+        if sandbox.tenants.is_empty() {
+            self.close_sandbox(cookie);
+        }
+    }
+
+    fn close_sandbox(&mut self, cookie: NetnsCookie) {
+        let Some(sandbox) = self.open.remove(&cookie) else { return };
+        if let Err(e) = self.kernel.unsteer(cookie) {
+            error!(netns = %cookie, error = %e, "unsteer");
+        }
+        self.sandboxes.close(cookie);
+        if let Err(e) = net::restore(&sandbox.netns) {
+            warn!(netns = %cookie, error = %e, "restore");
+        }
+    }
+}
+
+/// Why a workload goes down the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// For good: no map entry may outlive it.
+    Gone,
+    /// To climb again under other terms.
+    Changed,
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

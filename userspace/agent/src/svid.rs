@@ -31,6 +31,7 @@ pub enum FetchError {
 pub struct Store {}
 
 /// A workload's claim on the store: dropped, its key is gone. Held by `reconcile`'s local workload.
+#[derive(Debug)]
 pub struct Tracked {}
 
 /// What `signet certificates` shows.
