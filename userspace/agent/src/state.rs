@@ -35,10 +35,10 @@ pub struct Workload {
     pub host_network: bool,
     /// In the mesh: peers reach it by HBONE, its own node captures it.
     pub enrolled: bool,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
-    /// Declared container ports, by name where they have one.
-    pub ports: Vec<ContainerPort>,
+    /// `metadata.labels`; the replicas of one template share them.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Declared container ports, by name where they have one; shared like the labels.
+    pub ports: Arc<[ContainerPort]>,
     /// The controller's name (Deployment, Job, …), or the pod's.
     pub workload_name: Arc<str>,
     /// `deployment`, `cronjob`, `job`, `pod`: the baggage key.
@@ -52,7 +52,7 @@ pub struct Workload {
 }
 
 /// One declared port of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ContainerPort {
     /// Its name, where it has one.
     pub name: Option<Arc<str>>,
