@@ -66,3 +66,38 @@ impl Endpoint {
         todo!("H2")
     }
 }
+
+/// A TLS client that has said hello and waits for a certificate: the server may choose which by the SNI.
+pub struct Hello<IO> {
+    _io: std::marker::PhantomData<IO>, // H2: tokio_rustls::StartHandshake<IO>
+}
+
+impl<IO> Hello<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    /// Reads the ClientHello.
+    ///
+    /// # Errors
+    /// What came is no TLS, or the client closed.
+    pub async fn read(io: IO) -> Result<Self, HandshakeError> {
+        let _ = io;
+        todo!("H2")
+    }
+    /// The server name it asked for.
+    #[must_use]
+    pub fn sni(&self) -> Option<&str> {
+        todo!("H2")
+    }
+    /// Goes on as [`Endpoint::accept`] does.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn accept(
+        self,
+        endpoint: &Endpoint,
+    ) -> Result<(tokio_rustls::server::TlsStream<IO>, Authenticated), HandshakeError> {
+        let _ = endpoint;
+        todo!("H2")
+    }
+}

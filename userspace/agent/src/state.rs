@@ -1,7 +1,7 @@
 //! The node's view of the mesh: workloads, services, policies. One writer (`reconcile`), many cheap readers.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -213,10 +213,17 @@ impl State {
         todo!("H4")
     }
     /// Resolves a destination: VIPs to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
-    /// addresses to their workload.
+    /// addresses to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
     #[must_use]
-    pub fn resolve(&self, address: IpAddr, port: u16, zone: &str) -> Target {
-        let _ = (address, port, zone);
+    pub fn resolve(&self, address: IpAddr, port: u16, zone: &str, except: &[SocketAddr]) -> Target {
+        let _ = (address, port, zone, except);
+        todo!("H4")
+    }
+    /// The application's port at `endpoint` behind `port` of the Service with that hostname; `None` where there is no such
+    /// Service or port, or `endpoint` is not one of its endpoints (ready or not). For CONNECTs to `<hostname>:<port>`.
+    #[must_use]
+    pub fn target_port(&self, hostname: &str, port: u16, endpoint: IpAddr) -> Option<u16> {
+        let _ = (hostname, port, endpoint);
         todo!("H4")
     }
     /// Asks the policy tables.

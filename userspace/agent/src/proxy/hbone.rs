@@ -124,6 +124,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
         let _ = io;
         todo!("H5")
     }
+    /// Sends GOAWAY: the client opens nothing new here, and [`Server::next`] ends when the last tunnel has.
+    pub fn shutdown(&mut self) {
+        todo!("H5")
+    }
     /// The next CONNECT; drives the connection (and so every tunnel of it) while waiting.
     pub async fn next(&mut self) -> Option<Result<Incoming, h2::Error>> {
         todo!("H5")
