@@ -1,16 +1,28 @@
 //! Rules to tables, and the one question everything asks: may this flow be?
 //!
 //! The input types mirror Istio's objects after `discovery` has parsed them (nothing here knows YAML); the answer is a
-//! [`Permit`] one must hold to go on, or a [`Denial`] that names who said no.
+//! [`Permit`] one must hold to go on, or a [`Denial`] that names who said no. Pure: no clock, no lock, no task; `state`
+//! holds the one [`PolicySet`] under its lock. It neither logs nor counts, which is the caller's to do.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use serde::Serialize;
 use signet_identity::SpiffeId;
+
+use self::index::{Index, Named};
+pub use self::object::{
+    Action, AuthorizationPolicy, Condition, ConditionValues, MtlsMode, Operation, PeerAuthentication, Rule,
+    Source, StringMatch,
+};
+use self::rule::Attributes;
+
+mod index;
+mod object;
+mod rule;
+#[cfg(test)]
+mod tests;
 
 /// Proof that a flow was authorised, and under which epoch of the policy tables. Only [`PolicySet::authorize`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +63,12 @@ impl fmt::Display for Denial {
         match self {
             Self::Denied(policy) => write!(f, "denied by AuthorizationPolicy {policy}"),
             Self::NotAllowed(policies) => {
-                write!(
-                    f,
-                    "not allowed by any AuthorizationPolicy of the destination ({})",
-                    policies.join(", ")
-                )
+                let named = &policies[..policies.len().min(NAMED_POLICIES)];
+                write!(f, "not allowed by any AuthorizationPolicy of the destination ({}", named.join(", "))?;
+                match policies.len() - named.len() {
+                    0 => f.write_str(")"),
+                    more => write!(f, " and {more} more)"),
+                }
             }
             Self::MtlsRequired(policy) => write!(f, "mTLS required by PeerAuthentication {policy}"),
             Self::PolicyUnknown(policy) => write!(f, "policy {policy} is referenced but not known yet"),
@@ -82,200 +95,115 @@ pub struct Flow<'a> {
     pub destination_port: u16,
 }
 
-/// `PeerAuthentication.spec.mtls.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum MtlsMode {
-    /// Inherit: from the workload, namespace, mesh; PERMISSIVE where nobody says.
-    #[default]
-    Unset,
-    /// Plaintext only is expected; mTLS is accepted too.
-    Disable,
-    /// Both.
-    Permissive,
-    /// mTLS only.
-    Strict,
-}
-
-/// A PeerAuthentication, parsed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PeerAuthentication {
-    /// `metadata.namespace`; the root namespace makes it mesh-wide when it has no selector.
-    pub namespace: Arc<str>,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-    /// `spec.selector.matchLabels`; empty means the whole namespace.
-    pub selector: BTreeMap<String, String>,
-    /// `spec.mtls.mode`.
-    pub mode: MtlsMode,
-    /// `spec.portLevelMtls`.
-    pub ports: BTreeMap<u16, MtlsMode>,
-    /// `metadata.creationTimestamp`, seconds since 1970: the oldest of two equals wins, as in Istio.
-    pub created: i64,
-}
-
-/// `AuthorizationPolicy.spec.action`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Action {
-    /// Let what matches pass, and nothing else.
-    Allow,
-    /// Refuse what matches.
-    Deny,
-}
-
-/// An AuthorizationPolicy, parsed. `rules` are OR-ed; an empty list matches nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AuthorizationPolicy {
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-    /// `spec.selector.matchLabels`; empty means the whole namespace (or mesh, in the root namespace).
-    pub selector: BTreeMap<String, String>,
-    /// `spec.action`; AUDIT and CUSTOM do not get here.
-    pub action: Action,
-    /// The annotation `istio.io/dry-run: "true"`: evaluated and logged, never enforced.
-    pub dry_run: bool,
-    /// `spec.rules`.
-    pub rules: Vec<Rule>,
-    /// What of the object could not be kept at L4, in words for the policy's status.
-    pub warnings: Vec<String>,
-}
-
-/// One rule: every non-empty part must match. With no parts at all it matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Rule {
-    /// `from[].source`, OR-ed; empty means any source.
-    pub from: Vec<Source>,
-    /// `to[].operation`, OR-ed; empty means any operation.
-    pub to: Vec<Operation>,
-    /// `when[]`, AND-ed.
-    pub when: Vec<Condition>,
-    /// The rule uses an attribute that L4 cannot see: in a DENY it counts as matched, in an ALLOW the rule never matches.
-    pub unsupported: bool,
-}
-
-/// `from[].source`: fields AND-ed, values of a field OR-ed, `not_*` none may match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Source {
-    /// SPIFFE IDs without `spiffe://`.
-    pub principals: Vec<StringMatch>,
-    /// Negation of `principals`.
-    pub not_principals: Vec<StringMatch>,
-    /// Namespaces of the peer's SPIFFE ID.
-    pub namespaces: Vec<StringMatch>,
-    /// Negation of `namespaces`.
-    pub not_namespaces: Vec<StringMatch>,
-    /// `<namespace>/<service account>`; a bare name has got the policy's namespace.
-    pub service_accounts: Vec<StringMatch>,
-    /// Negation of `service_accounts`.
-    pub not_service_accounts: Vec<StringMatch>,
-    /// The peer's address.
-    pub ip_blocks: Vec<IpNet>,
-    /// Negation of `ip_blocks`.
-    pub not_ip_blocks: Vec<IpNet>,
-    /// The original client's address.
-    pub remote_ip_blocks: Vec<IpNet>,
-    /// Negation of `remote_ip_blocks`.
-    pub not_remote_ip_blocks: Vec<IpNet>,
-}
-
-/// `to[].operation`, its L4 part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Operation {
-    /// Destination ports.
-    pub ports: Vec<u16>,
-    /// Negation of `ports`.
-    pub not_ports: Vec<u16>,
-}
-
-/// One `when` entry with an L4 key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Condition {
-    /// What is compared, with its values.
-    pub values: ConditionValues,
-    /// The same for `notValues`.
-    pub not_values: ConditionValues,
-}
-
-/// The values of a `when` entry, typed by its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum ConditionValues {
-    /// `source.ip`.
-    SourceIp(Vec<IpNet>),
-    /// `remote.ip`.
-    RemoteIp(Vec<IpNet>),
-    /// `source.namespace`.
-    SourceNamespace(Vec<StringMatch>),
-    /// `source.principal`.
-    SourcePrincipal(Vec<StringMatch>),
-    /// `destination.ip`.
-    DestinationIp(Vec<IpNet>),
-    /// `destination.port`.
-    DestinationPort(Vec<u16>),
-}
-
-/// Istio's string match: `*` is presence, `x*` prefix, `*x` suffix, all else exact.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum StringMatch {
-    /// Equal.
-    Exact(String),
-    /// Begins with.
-    Prefix(String),
-    /// Ends with.
-    Suffix(String),
-    /// Any non-empty value.
-    Presence,
+/// What dry-run policies would have changed, for the log: it opens nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shadow {
+    /// No dry-run policy applies to the destination.
+    Silent,
+    /// With them enforced the flow would pass.
+    WouldAllow,
+    /// With them enforced the flow would be denied.
+    WouldDeny(Denial),
 }
 
 /// All policies of the mesh that this node knows. One writer (`state`), read under its lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PolicySet {
-    // H4: indexes
+    root_namespace: Arc<str>,
+    authorizations: Index<AuthorizationPolicy>,
+    authentications: Index<PeerAuthentication>,
+    epoch: u64,
 }
 
 impl PolicySet {
     /// Sets the mesh's root namespace (`istio-system` by default).
     #[must_use]
     pub fn new(root_namespace: &str) -> Self {
-        let _ = root_namespace;
-        todo!("H4")
+        Self {
+            root_namespace: root_namespace.into(),
+            authorizations: Index::default(),
+            authentications: Index::default(),
+            epoch: 0,
+        }
     }
-    /// Adds or replaces by (namespace, name); bumps the epoch.
+
+    /// Adds or replaces by (namespace, name); bumps the epoch unless it is the same as before.
     pub fn upsert_authorization(&mut self, policy: AuthorizationPolicy) {
-        let _ = policy;
-        todo!("H4")
+        if self.authorizations.upsert(policy) {
+            self.invalidate();
+        }
     }
-    /// Removes; bumps the epoch.
+
+    /// Removes; bumps the epoch where it was there.
     pub fn remove_authorization(&mut self, namespace: &str, name: &str) {
-        let _ = (namespace, name);
-        todo!("H4")
+        if self.authorizations.remove(namespace, name) {
+            self.invalidate();
+        }
     }
-    /// Adds or replaces; bumps the epoch.
+
+    /// Adds or replaces by (namespace, name); bumps the epoch unless it is the same as before.
     pub fn upsert_peer_authentication(&mut self, policy: PeerAuthentication) {
-        let _ = policy;
-        todo!("H4")
+        if self.authentications.upsert(policy) {
+            self.invalidate();
+        }
     }
-    /// Removes; bumps the epoch.
+
+    /// Removes; bumps the epoch where it was there.
     pub fn remove_peer_authentication(&mut self, namespace: &str, name: &str) {
-        let _ = (namespace, name);
-        todo!("H4")
+        if self.authentications.remove(namespace, name) {
+            self.invalidate();
+        }
     }
+
+    /// Every AuthorizationPolicy, by namespace and name.
+    #[must_use]
+    pub fn authorizations(&self) -> Vec<Arc<AuthorizationPolicy>> {
+        self.authorizations.all()
+    }
+
+    /// Every PeerAuthentication, by namespace and name.
+    #[must_use]
+    pub fn peer_authentications(&self) -> Vec<Arc<PeerAuthentication>> {
+        self.authentications.all()
+    }
+
     /// The current epoch: changes whenever an answer could.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        todo!("H4")
+        self.epoch
     }
-    /// Istio's evaluation order: mTLS mode, then any DENY, then ALLOW.
+
+    /// Bumps the epoch: something outside the policies that answers depend on has changed (a workload's labels).
+    pub fn invalidate(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// Istio's evaluation order: mTLS mode, then any DENY, then ALLOW. Dry-run policies have no say.
     ///
     /// # Errors
     /// The denial, naming the policy.
     pub fn authorize(&self, flow: &Flow<'_>) -> Result<Permit, Denial> {
-        let _ = flow;
-        todo!("H4")
+        self.require_identity(flow)?;
+        let rule = self.evaluate(flow, |policy| !policy.dry_run)?;
+        Ok(Permit { epoch: self.epoch, rule })
     }
+
+    /// What AuthorizationPolicies would say of the flow if those in dry-run were enforced too.
+    #[must_use]
+    pub fn shadow(&self, flow: &Flow<'_>) -> Shadow {
+        if !self.applicable(flow).any(|named| named.object.dry_run) {
+            return Shadow::Silent;
+        }
+        match self.evaluate(flow, |_| true) {
+            Ok(_) => Shadow::WouldAllow,
+            Err(denial) => Shadow::WouldDeny(denial),
+        }
+    }
+
     /// The mTLS mode that holds for a workload's port, never `Unset`, and the object that says so.
+    ///
+    /// The oldest object of each level counts, the more specific level first; selectors and ports have no meaning in
+    /// the root namespace (istio/istio `ambient/authorization.go`, `convertedSelectorPeerAuthentications`).
     #[must_use]
     pub fn mtls_mode(
         &self,
@@ -283,7 +211,76 @@ impl PolicySet {
         labels: &BTreeMap<String, String>,
         port: u16,
     ) -> (MtlsMode, Option<Arc<str>>) {
-        let _ = (namespace, labels, port);
-        todo!("H4")
+        match self.mtls_object(namespace, labels, port) {
+            Some((mode, named)) => (mode, Some(Arc::clone(&named.id))),
+            None => (MtlsMode::Permissive, None),
+        }
+    }
+
+    /// The object that decides the mode; `None` where nobody says, which means PERMISSIVE.
+    fn mtls_object(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        port: u16,
+    ) -> Option<(MtlsMode, &Named<PeerAuthentication>)> {
+        let own = Some(namespace).filter(|own| **own != *self.root_namespace);
+        let workload = own.and_then(|own| oldest(self.authentications.selected(own, labels)));
+        let whole_namespace = own.and_then(|own| oldest(self.authentications.whole(own)));
+        let mesh = oldest(self.authentications.whole(&self.root_namespace));
+
+        let of_port = workload.and_then(|named| Some((*named.object.ports.get(&port)?, named)));
+        let levels = [workload, whole_namespace, mesh].into_iter().flatten();
+        let mut modes = of_port.into_iter().chain(levels.map(|named| (named.object.mode, named)));
+        modes.find(|(mode, _)| *mode != MtlsMode::Unset)
+    }
+
+    fn require_identity(&self, flow: &Flow<'_>) -> Result<(), Denial> {
+        if flow.identity.is_some() {
+            return Ok(());
+        }
+        match self.mtls_object(flow.namespace, flow.labels, flow.destination_port) {
+            Some((MtlsMode::Strict, named)) => Err(Denial::MtlsRequired(Arc::clone(&named.id))),
+            _ => Ok(()),
+        }
+    }
+
+    fn evaluate(
+        &self,
+        flow: &Flow<'_>,
+        enforced: impl Fn(&AuthorizationPolicy) -> bool,
+    ) -> Result<Option<Arc<str>>, Denial> {
+        let attributes = Attributes::of(flow);
+        let applicable = self.applicable(flow).filter(|named| enforced(&named.object));
+        let (deny, allow): (Vec<_>, Vec<_>) = applicable.partition(|named| named.object.action == Action::Deny);
+        let matching = |named: &&&Named<AuthorizationPolicy>| named.object.matches(&attributes);
+
+        if let Some(policy) = deny.iter().find(matching) {
+            return Err(Denial::Denied(Arc::clone(&policy.id)));
+        }
+        match allow.iter().find(matching) {
+            Some(policy) => Ok(Some(Arc::clone(&policy.id))),
+            None if allow.is_empty() => Ok(None),
+            None => Err(Denial::NotAllowed(allow.iter().map(|policy| Arc::clone(&policy.id)).collect())),
+        }
+    }
+
+    /// Mesh-wide policies and those of the destination's namespace, each by its selector.
+    fn applicable<'s>(&'s self, flow: &Flow<'s>) -> impl Iterator<Item = &'s Named<AuthorizationPolicy>> {
+        let own = Some(flow.namespace).filter(|own| **own != *self.root_namespace);
+        let labels = flow.labels;
+        [Some(&*self.root_namespace), own].into_iter().flatten().flat_map(move |namespace| {
+            self.authorizations.whole(namespace).chain(self.authorizations.selected(namespace, labels))
+        })
     }
 }
+
+/// The first by creation, then by name, as Istio sorts (istio/istio `pilot/pkg/model`, `sortConfigByCreationTime`).
+fn oldest<'a>(
+    objects: impl Iterator<Item = &'a Named<PeerAuthentication>>,
+) -> Option<&'a Named<PeerAuthentication>> {
+    objects.min_by(|a, b| (a.object.created, &a.object.name).cmp(&(b.object.created, &b.object.name)))
+}
+
+/// How many policies a denial's text names: a log line stays a line however many apply.
+const NAMED_POLICIES: usize = 8;

@@ -1,141 +1,28 @@
 //! The node's view of the mesh: workloads, services, policies. One writer (`reconcile`), many cheap readers.
+//!
+//! Everything is behind one `RwLock`. [`State::apply`] alone takes it for writing, once per event; a reader takes it once
+//! per question, gets an owned answer, and holds nothing afterwards. No call leaves this module while it is held. It does
+//! not fetch: what has not been told is unknown, and `Target::Unknown` is an answer.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde::Serialize;
-use signet_identity::SpiffeId;
+use parking_lot::RwLock;
 
 use crate::addr::WorkloadUid;
-use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permit};
+use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permit, PolicySet, Shadow};
 
-/// What has one identity: a pod, or on a VM a systemd unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Workload {
-    /// Unique for its lifetime.
-    pub uid: WorkloadUid,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `spec.serviceAccountName`, `default` where elided.
-    pub service_account: Arc<str>,
-    /// The SPIFFE ID it must present.
-    pub identity: SpiffeId,
-    /// `spec.nodeName` (empty where not bound).
-    pub node: Arc<str>,
-    /// `topology.kubernetes.io/zone` of its node or itself; empty where unknown.
-    pub zone: Arc<str>,
-    /// The cluster's name.
-    pub cluster: Arc<str>,
-    /// All its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// It shares the node's network namespace and address.
-    pub host_network: bool,
-    /// In the mesh: peers reach it by HBONE, its own node captures it.
-    pub enrolled: bool,
-    /// `metadata.labels`; the replicas of one template share them.
-    pub labels: Arc<BTreeMap<String, String>>,
-    /// Declared container ports, by name where they have one; shared like the labels.
-    pub ports: Arc<[ContainerPort]>,
-    /// The controller's name (Deployment, Job, …), or the pod's.
-    pub workload_name: Arc<str>,
-    /// `deployment`, `cronjob`, `job`, `pod`: the baggage key.
-    pub workload_type: Arc<str>,
-    /// `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the workload's name.
-    pub canonical_name: Arc<str>,
-    /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
-    pub canonical_revision: Arc<str>,
-    /// Where this node finds it: the cgroup below the cgroup root, from `signet.dev/cgroup` or `signet.dev/unit`.
-    pub cgroup: Option<Arc<str>>,
-}
+use self::services::{Choice, Services};
+use self::workloads::Workloads;
 
-/// One declared port of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct ContainerPort {
-    /// Its name, where it has one.
-    pub name: Option<Arc<str>>,
-    /// Its number.
-    pub port: u16,
-}
+pub use self::object::{ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, Workload};
 
-/// A Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Service {
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-    /// `<name>.<namespace>.svc.<cluster domain>`.
-    pub hostname: Arc<str>,
-    /// `spec.clusterIPs`; empty when headless.
-    pub vips: Vec<IpAddr>,
-    /// `spec.ports`, TCP only.
-    pub ports: Vec<ServicePort>,
-}
-
-/// One TCP port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ServicePort {
-    /// Its name; EndpointSlices refer to it. Empty for the single unnamed port.
-    pub name: Arc<str>,
-    /// The port on the VIP.
-    pub port: u16,
-}
-
-/// An EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EndpointSlice {
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `metadata.name`.
-    pub name: Arc<str>,
-    /// The label `kubernetes.io/service-name`.
-    pub service: Arc<str>,
-    /// Port name to target port.
-    pub ports: Vec<ServicePort>,
-    /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Endpoint {
-    /// Where.
-    pub address: IpAddr,
-    /// `conditions.ready`, true where elided.
-    pub ready: bool,
-    /// `zone`, empty where unknown.
-    pub zone: Arc<str>,
-}
-
-/// What a source tells. Upserts carry the whole object; a source's first pass ends with `Synced`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A workload is new or changed.
-    Workload(Box<Workload>),
-    /// A workload is gone.
-    WorkloadGone(WorkloadUid),
-    /// A Service is new or changed.
-    Service(Service),
-    /// A Service is gone (namespace, name).
-    ServiceGone(Arc<str>, Arc<str>),
-    /// An EndpointSlice is new or changed.
-    EndpointSlice(EndpointSlice),
-    /// An EndpointSlice is gone (namespace, name).
-    EndpointSliceGone(Arc<str>, Arc<str>),
-    /// An AuthorizationPolicy is new or changed.
-    Authorization(Box<AuthorizationPolicy>),
-    /// An AuthorizationPolicy is gone (namespace, name).
-    AuthorizationGone(Arc<str>, Arc<str>),
-    /// A PeerAuthentication is new or changed.
-    PeerAuthentication(Box<PeerAuthentication>),
-    /// A PeerAuthentication is gone (namespace, name).
-    PeerAuthenticationGone(Arc<str>, Arc<str>),
-    /// The source has told all it had.
-    Synced,
-}
+mod intern;
+mod object;
+mod services;
+#[cfg(test)]
+mod tests;
+mod workloads;
 
 /// Where a destination address leads.
 #[derive(Clone, Debug)]
@@ -171,72 +58,163 @@ pub enum Target {
 
 /// The node's view. Interior lock, never held across an await; every answer is an owned, cheap clone.
 #[derive(Debug)]
-pub struct State {}
+pub struct State {
+    inner: RwLock<Inner>,
+}
+
+/// Written by [`State::apply`] alone.
+#[derive(Debug)]
+struct Inner {
+    workloads: Workloads,
+    services: Services,
+    policies: PolicySet,
+}
 
 impl State {
     /// An empty view of a mesh with that root namespace.
     #[must_use]
     pub fn new(root_namespace: &str) -> Self {
-        let _ = root_namespace;
-        todo!("H4")
+        let inner = Inner {
+            workloads: Workloads::default(),
+            services: Services::default(),
+            policies: PolicySet::new(root_namespace),
+        };
+        Self { inner: RwLock::new(inner) }
     }
+
     /// Applies one event; the only way in. Called by `reconcile` alone. True when policy answers may have changed.
     pub fn apply(&self, event: &Event) -> bool {
-        let _ = event;
-        todo!("H4")
+        let mut inner = self.inner.write();
+        let before = inner.policies.epoch();
+        inner.apply(event);
+        inner.policies.epoch() != before
     }
+
     /// A workload by uid.
     #[must_use]
     pub fn workload(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
-        let _ = uid;
-        todo!("H4")
+        self.inner.read().workloads.get(uid).cloned()
     }
+
     /// The workloads that have an address: one, except for hostNetwork workloads that share a node's.
     #[must_use]
     pub fn workloads_at(&self, address: IpAddr) -> Vec<Arc<Workload>> {
-        let _ = address;
-        todo!("H4")
+        self.inner.read().workloads.at(address)
     }
-    /// Every workload, for views.
+
+    /// Every workload, in no order, for views.
     #[must_use]
     pub fn workloads(&self) -> Vec<Arc<Workload>> {
-        todo!("H4")
+        self.inner.read().workloads.all().cloned().collect()
     }
-    /// Every service, for views.
+
+    /// Every service, in no order, for views.
     #[must_use]
     pub fn services(&self) -> Vec<Arc<Service>> {
-        todo!("H4")
+        self.inner.read().services.all().cloned().collect()
     }
-    /// Every policy, for views.
+
+    /// Every policy, by namespace and name, for views.
     #[must_use]
     pub fn policies(&self) -> (Vec<Arc<AuthorizationPolicy>>, Vec<Arc<PeerAuthentication>>) {
-        todo!("H4")
+        let inner = self.inner.read();
+        (inner.policies.authorizations(), inner.policies.peer_authentications())
     }
+
     /// Resolves a destination: VIPs to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
     /// addresses to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
+    ///
+    /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`.
     #[must_use]
     pub fn resolve(&self, address: IpAddr, port: u16, zone: &str, except: &[SocketAddr]) -> Target {
-        let _ = (address, port, zone, except);
-        todo!("H4")
+        self.inner.read().resolve(SocketAddr::new(address, port), zone, except)
     }
+
     /// The application's port at `endpoint` behind `port` of the Service with that hostname; `None` where there is no such
     /// Service or port, or `endpoint` is not one of its endpoints (ready or not). For CONNECTs to `<hostname>:<port>`.
     #[must_use]
     pub fn target_port(&self, hostname: &str, port: u16, endpoint: IpAddr) -> Option<u16> {
-        let _ = (hostname, port, endpoint);
-        todo!("H4")
+        self.inner.read().services.target_port(hostname, port, endpoint)
     }
+
     /// Asks the policy tables.
     ///
     /// # Errors
     /// The denial, naming the policy.
     pub fn authorize(&self, flow: &Flow<'_>) -> Result<Permit, Denial> {
-        let _ = flow;
-        todo!("H4")
+        self.inner.read().policies.authorize(flow)
     }
+
+    /// What the answer would be with the dry-run policies enforced, for the log of a flow that [`State::authorize`] has
+    /// answered.
+    #[must_use]
+    pub fn shadow(&self, flow: &Flow<'_>) -> Shadow {
+        self.inner.read().policies.shadow(flow)
+    }
+
     /// The policy epoch. `reconcile` tells the live connections when [`State::apply`] has changed it.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        todo!("H4")
+        self.inner.read().policies.epoch()
     }
+}
+
+impl Inner {
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Workload(workload) => self.put_workload(workload),
+            Event::WorkloadGone(uid) => {
+                self.workloads.remove(uid);
+            }
+            Event::Service(service) => self.services.put(service.clone()),
+            Event::ServiceGone(namespace, name) => self.services.remove(namespace, name),
+            Event::EndpointSlice(slice) => self.services.put_slice(slice.clone()),
+            Event::EndpointSliceGone(namespace, name) => self.services.remove_slice(namespace, name),
+            Event::Authorization(policy) => self.policies.upsert_authorization((**policy).clone()),
+            Event::AuthorizationGone(namespace, name) => self.policies.remove_authorization(namespace, name),
+            Event::PeerAuthentication(policy) => self.policies.upsert_peer_authentication((**policy).clone()),
+            Event::PeerAuthenticationGone(namespace, name) => {
+                self.policies.remove_peer_authentication(namespace, name);
+            }
+            Event::Synced => {}
+        }
+    }
+
+    /// A new workload has no connections whose answer could change; one that changes in what policies look at has.
+    fn put_workload(&mut self, workload: &Workload) {
+        let (old, new) = self.workloads.put(workload.clone());
+        if old.is_some_and(|old| seen_by_policies(&old) != seen_by_policies(&new)) {
+            self.policies.invalidate();
+        }
+    }
+
+    fn resolve(&self, to: SocketAddr, zone: &str, except: &[SocketAddr]) -> Target {
+        let random = |below| rand::random_range(0..below);
+        match self.services.choose(to, zone, except, random) {
+            Some(Choice::Endpoint(service, endpoint)) => self.endpoint(service, endpoint),
+            Some(Choice::None(service)) => Target::NoEndpoint { service: Arc::clone(service) },
+            None => self.workload_target(to, None).unwrap_or(Target::Unknown),
+        }
+    }
+
+    fn endpoint(&self, service: &Arc<Service>, endpoint: SocketAddr) -> Target {
+        self.workload_target(endpoint, Some(service)).unwrap_or_else(|| Target::Endpoint {
+            address: endpoint.ip(),
+            port: endpoint.port(),
+            service: Arc::clone(service),
+        })
+    }
+
+    fn workload_target(&self, to: SocketAddr, service: Option<&Arc<Service>>) -> Option<Target> {
+        Some(Target::Workload {
+            workload: Arc::clone(self.workloads.owner(to.ip(), to.port())?),
+            address: to.ip().to_canonical(),
+            port: to.port(),
+            service: service.cloned(),
+        })
+    }
+}
+
+fn seen_by_policies(workload: &Workload) -> impl PartialEq + use<'_> {
+    (&workload.namespace, &workload.labels, &workload.identity, workload.enrolled, &workload.addresses)
 }

@@ -1,0 +1,140 @@
+//! What the node knows of the mesh: plain data, as the sources tell it.
+//!
+//! Every text is shared (`Arc<str>`), so that a clone is cheap and `intern` can keep one copy of what many say.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use signet_identity::SpiffeId;
+
+use crate::addr::WorkloadUid;
+use crate::policy::{AuthorizationPolicy, PeerAuthentication};
+
+/// What has one identity: a pod, or on a VM a systemd unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Unique for its lifetime.
+    pub uid: WorkloadUid,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `spec.serviceAccountName`, `default` where elided.
+    pub service_account: Arc<str>,
+    /// The SPIFFE ID it must present.
+    pub identity: SpiffeId,
+    /// `spec.nodeName` (empty where not bound).
+    pub node: Arc<str>,
+    /// `topology.kubernetes.io/zone` of its node or itself; empty where unknown.
+    pub zone: Arc<str>,
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// All its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// It shares the node's network namespace and address.
+    pub host_network: bool,
+    /// In the mesh: peers reach it by HBONE, its own node captures it.
+    pub enrolled: bool,
+    /// `metadata.labels`; the replicas of one template share them.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Declared container ports, by name where they have one; shared like the labels.
+    pub ports: Arc<[ContainerPort]>,
+    /// The controller's name (Deployment, Job, …), or the pod's.
+    pub workload_name: Arc<str>,
+    /// `deployment`, `cronjob`, `job`, `pod`: the baggage key.
+    pub workload_type: Arc<str>,
+    /// `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the workload's name.
+    pub canonical_name: Arc<str>,
+    /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
+    pub canonical_revision: Arc<str>,
+    /// Where this node finds it: the cgroup below the cgroup root, from `signet.dev/cgroup` or `signet.dev/unit`.
+    pub cgroup: Option<Arc<str>>,
+}
+
+/// One declared port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ContainerPort {
+    /// Its name, where it has one.
+    pub name: Option<Arc<str>>,
+    /// Its number.
+    pub port: u16,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `<name>.<namespace>.svc.<cluster domain>`.
+    pub hostname: Arc<str>,
+    /// `spec.clusterIPs`; empty when headless.
+    pub vips: Vec<IpAddr>,
+    /// `spec.ports`, TCP only.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// Its name; EndpointSlices refer to it. Empty for the single unnamed port.
+    pub name: Arc<str>,
+    /// The port on the VIP.
+    pub port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointSlice {
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// The label `kubernetes.io/service-name`.
+    pub service: Arc<str>,
+    /// Port name to target port.
+    pub ports: Vec<ServicePort>,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// Where.
+    pub address: IpAddr,
+    /// `conditions.ready`, true where elided.
+    pub ready: bool,
+    /// `zone`, empty where unknown.
+    pub zone: Arc<str>,
+}
+
+/// What a source tells. Upserts carry the whole object; a source's first pass ends with `Synced`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A workload is new or changed.
+    Workload(Box<Workload>),
+    /// A workload is gone.
+    WorkloadGone(WorkloadUid),
+    /// A Service is new or changed.
+    Service(Service),
+    /// A Service is gone (namespace, name).
+    ServiceGone(Arc<str>, Arc<str>),
+    /// An EndpointSlice is new or changed.
+    EndpointSlice(EndpointSlice),
+    /// An EndpointSlice is gone (namespace, name).
+    EndpointSliceGone(Arc<str>, Arc<str>),
+    /// An AuthorizationPolicy is new or changed.
+    Authorization(Box<AuthorizationPolicy>),
+    /// An AuthorizationPolicy is gone (namespace, name).
+    AuthorizationGone(Arc<str>, Arc<str>),
+    /// A PeerAuthentication is new or changed.
+    PeerAuthentication(Box<PeerAuthentication>),
+    /// A PeerAuthentication is gone (namespace, name).
+    PeerAuthenticationGone(Arc<str>, Arc<str>),
+    /// The source has told all it had.
+    Synced,
+}

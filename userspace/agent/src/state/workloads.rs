@@ -1,0 +1,157 @@
+//! Workloads by uid and by address.
+//!
+//! An address can have several claims for two reasons that are told apart here. Workloads that share the node's network
+//! namespace own it together, for good; the port says which one is meant. A pod's own address has one owner at a time,
+//! but a source may tell of the next pod before it tells of the last one's end: then the newest claim counts, an
+//! enrolled one before any other, since taking an enrolled workload for an outsider would send it plaintext.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::addr::WorkloadUid;
+
+use super::intern::WorkloadPool;
+use super::object::Workload;
+
+#[derive(Debug, Default)]
+pub(super) struct Workloads {
+    by_uid: HashMap<WorkloadUid, Arc<Workload>>,
+    by_address: HashMap<IpAddr, Claims>,
+    pool: WorkloadPool,
+}
+
+/// Who has an address, oldest claim first. Nearly always one, which then costs no allocation.
+#[derive(Debug)]
+enum Claims {
+    One(Arc<Workload>),
+    Several(Vec<Arc<Workload>>),
+}
+
+impl Workloads {
+    /// Adds or replaces; returns what was there and what is there now.
+    pub(super) fn put(&mut self, mut workload: Workload) -> (Option<Arc<Workload>>, Arc<Workload>) {
+        for address in &mut workload.addresses {
+            *address = address.to_canonical();
+        }
+        self.pool.share(&mut workload);
+        let new = Arc::new(workload);
+        let old = self.by_uid.insert(new.uid.clone(), Arc::clone(&new));
+        for address in &new.addresses {
+            self.claim(*address, &new);
+        }
+        if let Some(old) = &old {
+            for address in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
+                self.release(*address, &old.uid);
+            }
+            self.pool.give_back(old);
+        }
+        (old, new)
+    }
+
+    /// Removes; returns what was there.
+    pub(super) fn remove(&mut self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
+        let old = self.by_uid.remove(uid)?;
+        for address in &old.addresses {
+            self.release(*address, uid);
+        }
+        self.pool.give_back(&old);
+        Some(old)
+    }
+
+    pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.by_uid.get(uid)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.by_uid.values()
+    }
+
+    /// The owner of an address, or all owners where they share it.
+    pub(super) fn at(&self, address: IpAddr) -> Vec<Arc<Workload>> {
+        let claims = self.claims(address);
+        let sharing = claims.iter().filter(|workload| workload.host_network);
+        sharing.chain(newest_pod(claims)).cloned().collect()
+    }
+
+    /// The workload that is meant by an address and port.
+    ///
+    /// On a shared address it is the one that declares the port, or else one that declares no ports at all; a port that
+    /// nobody there can be meant by is the node's own (kubelet, sshd).
+    pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<&Arc<Workload>> {
+        let claims = self.claims(address);
+        newest_pod(claims)
+            .or_else(|| newest(claims, |workload| workload.ports.iter().any(|declared| declared.port == port)))
+            .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
+    }
+
+    fn claims(&self, address: IpAddr) -> &[Arc<Workload>] {
+        self.by_address.get(&address.to_canonical()).map_or(&[], Claims::as_slice)
+    }
+
+    fn claim(&mut self, address: IpAddr, workload: &Arc<Workload>) {
+        match self.by_address.entry(address) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Claims::One(Arc::clone(workload)));
+            }
+            Entry::Occupied(mut claims) => claims.get_mut().put(workload),
+        }
+    }
+
+    fn release(&mut self, address: IpAddr, uid: &WorkloadUid) {
+        if let Entry::Occupied(mut claims) = self.by_address.entry(address)
+            && claims.get_mut().remove(uid).is_empty()
+        {
+            claims.remove();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_uid.is_empty() && self.by_address.is_empty() && self.pool.is_empty()
+    }
+}
+
+impl Claims {
+    fn as_slice(&self) -> &[Arc<Workload>] {
+        match self {
+            Self::One(workload) => std::slice::from_ref(workload),
+            Self::Several(workloads) => workloads,
+        }
+    }
+
+    /// A workload that changes keeps its place: only a first claim makes it the newest.
+    fn put(&mut self, new: &Arc<Workload>) {
+        let mut workloads = self.as_slice().to_vec();
+        match workloads.iter_mut().find(|known| known.uid == new.uid) {
+            Some(known) => *known = Arc::clone(new),
+            None => workloads.push(Arc::clone(new)),
+        }
+        *self = Self::of(workloads);
+    }
+
+    fn remove(&mut self, uid: &WorkloadUid) -> &[Arc<Workload>] {
+        let mut workloads = self.as_slice().to_vec();
+        workloads.retain(|known| known.uid != *uid);
+        *self = Self::of(workloads);
+        self.as_slice()
+    }
+
+    fn of(workloads: Vec<Arc<Workload>>) -> Self {
+        match <[_; 1]>::try_from(workloads) {
+            Ok([workload]) => Self::One(workload),
+            Err(workloads) => Self::Several(workloads),
+        }
+    }
+}
+
+fn newest_pod(claims: &[Arc<Workload>]) -> Option<&Arc<Workload>> {
+    newest(claims, |workload| !workload.host_network)
+}
+
+/// The newest of those that fit, an enrolled one before any other.
+fn newest(claims: &[Arc<Workload>], fits: impl Fn(&Workload) -> bool) -> Option<&Arc<Workload>> {
+    let fitting = || claims.iter().rev().filter(|workload| fits(workload));
+    fitting().find(|workload| workload.enrolled).or_else(|| fitting().next())
+}
