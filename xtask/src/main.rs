@@ -1,2 +1,61 @@
-//! x
-fn main() {}
+//! Signet's commands: `cargo xtask setup | build | demo | test | check`.
+//!
+//! One module per command. Whatever a command finds missing it installs through [`setup`], saying so first, so that on a
+//! fresh machine `cargo xtask demo` and `cargo xtask test` need nothing before them. Nothing is written outside
+//! `target/` except by apt and rustup.
+
+mod build;
+mod check;
+mod demo;
+mod ebpf;
+mod search_path;
+mod setup;
+mod step;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Signet's commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building, the demo, the tests and the checks need
+    Setup(setup::Options),
+    /// Build the eBPF object, then signetd with it inside, signet-ca and signet
+    Build(build::Options),
+    /// Two nodes, three pods, real mTLS: show it step by step, with evidence
+    Demo(demo::Options),
+    /// Run every test that this machine can run, and list the ones it cannot
+    Test(test::Options),
+    /// rustfmt, clippy, rustdoc, cargo-deny and the floor table
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Setup(options) => setup::run(options),
+        Command::Build(options) => build::run(options),
+        Command::Demo(options) => demo::run(options),
+        Command::Test(options) => test::run(options),
+        Command::Check => check::run(),
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask demo`: builds what is missing and hands over to `signet-demo`, which is part of the test kit.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::setup::{self, Purpose};
+use crate::{build, test, workspace};
+
+/// Options of `demo`.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Options {
+    /// Print the checks as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Leave it running and say what to try
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs the demo; its exit code is this command's.
+///
+/// # Errors
+/// It cannot run here, or something cannot be built.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(reason) = test::machine::lacks_for_nodes() {
+        bail!("the demo makes network namespaces and loads eBPF programs: {reason}");
+    }
+    setup::ensure(Purpose::Demo)?;
+    build::binaries(false)?;
+    let program = workspace::binaries(false).join("signet-demo");
+    let mut command = Command::new(&program);
+    command.args(options.json.then_some("--json")).args(options.keep.then_some("--keep"));
+    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

