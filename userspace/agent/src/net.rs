@@ -1,139 +1,120 @@
 //! Sockets: listen, dial, network namespaces, transparent source addresses, and the byte relay.
+//!
+//! Everything that touches another namespace goes through [`Netns::run`]. [`prepare`] opens the listeners of one
+//! namespace and makes it ready for [`dial_transparent`]; [`relay`] joins two [`Leg`]s until both directions have ended.
+//! Nothing here knows whom a connection belongs to, or whether it is allowed: that is decided before it is called.
 
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
+mod dial;
+mod leg;
+mod listen;
+mod netns;
+mod relay;
+mod routing;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 
-/// A network namespace, held open by its file descriptor. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Netns {
-    fd: Arc<OwnedFd>,
-}
+use nix::errno::Errno;
 
-impl Netns {
-    /// Holds a namespace open.
-    #[must_use]
-    pub fn new(fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd) }
-    }
-    /// The namespace this process was started in.
-    ///
-    /// # Errors
-    /// `/proc/self/ns/net` could not be opened.
-    pub fn current() -> std::io::Result<Self> {
-        todo!("H5")
-    }
-    /// Runs `f` with the calling thread inside the namespace; synchronous, so no await can leave the thread there. Aborts
-    /// the process if the thread cannot return.
-    ///
-    /// # Errors
-    /// `setns` failed; `f` did not run.
-    pub fn run<T>(&self, f: impl FnOnce() -> T) -> std::io::Result<T> {
-        let _ = f;
-        todo!("H5")
-    }
-}
+pub use dial::{dial, dial_transparent};
+pub use leg::{Leg, reset};
+pub use listen::{Listeners, prepare, restore};
+pub use netns::Netns;
+pub use relay::{Action, RelayError, Side, Traffic, relay};
 
-impl AsFd for Netns {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// The engine's listeners in one network namespace.
-#[derive(Debug)]
-pub struct Listeners {
-    /// 127.0.0.1:15001.
-    pub outbound_v4: TcpListener,
-    /// \[::1\]:15001; `None` where the namespace has no IPv6.
-    pub outbound_v6: Option<TcpListener>,
-    /// 15006, target of `sk_lookup`, dual stack where there is IPv6.
-    pub plaintext: TcpListener,
-    /// 15008, target of `sk_lookup`, dual stack where there is IPv6.
-    pub hbone: TcpListener,
-}
-
-/// Opens the listeners and prepares the namespace for transparent sources (`tcp_fwmark_accept`, ip rule, route; both
-/// families; idempotent).
-///
-/// # Errors
-/// Which step failed.
-pub fn prepare(netns: &Netns) -> Result<Listeners, NetError> {
-    let _ = netns;
-    todo!("H5")
-}
-
-/// Undoes what [`prepare`] changed in a namespace that goes on living (un-enrolment).
-///
-/// # Errors
-/// Which step failed.
-pub fn restore(netns: &Netns) -> Result<(), NetError> {
-    let _ = netns;
-    todo!("H5")
-}
-
-/// Dials from inside `netns`: keepalive 180 s/180 s/9, TCP_NODELAY.
-///
-/// # Errors
-/// Refused, unreachable, or `timeout`.
-pub async fn dial(netns: &Netns, to: SocketAddr, timeout: Duration) -> Result<TcpStream, NetError> {
-    let _ = (netns, to, timeout);
-    todo!("H5")
-}
-
-/// Dials the application with the client's address as source (IP_TRANSPARENT, mark; the client's port where that tuple is free).
-///
-/// # Errors
-/// Refused, unreachable, or `timeout`.
-pub async fn dial_transparent(
-    netns: &Netns,
-    from: SocketAddr,
-    to: SocketAddr,
-    timeout: Duration,
-) -> Result<TcpStream, NetError> {
-    let _ = (netns, from, to, timeout);
-    todo!("H5")
-}
-
-/// Bytes that went each way. Updated while the relay runs so that views and failures see them.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    /// From `a` to `b`.
-    pub a_to_b: std::sync::atomic::AtomicU64,
-    /// From `b` to `a`.
-    pub b_to_a: std::sync::atomic::AtomicU64,
-}
-
-/// Moves bytes both ways until both directions have ended; half-closes are passed on. Bounded memory.
-///
-/// # Errors
-/// Which side broke, and how (a reset of one side is passed on to the other as a reset where that is a TCP socket).
-pub async fn relay<A, B>(a: A, b: B, traffic: &Traffic) -> Result<(), NetError>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let _ = (a, b, traffic);
-    todo!("H5")
-}
-
-/// Closes a TCP socket with RST instead of FIN.
-pub fn reset(stream: TcpStream) {
-    let _ = stream;
-    todo!("H5")
-}
-
-/// The mark on the engine's sockets to applications.
-pub const ENGINE_MARK: u32 = 0x513;
-
-/// Errors of sockets (H5: sorted variants; each names what failed, on which address, what to do).
+/// Why a socket could not be had, sorted by who is to blame.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// H5.
-    #[error("H5")]
-    Todo(IpAddr),
+    /// The peer's machine answered, and nothing listens there.
+    #[error("{0} refused the connection: nothing listens there")]
+    Refused(SocketAddr),
+    /// The network has no way to the peer.
+    #[error("{to} is unreachable: {source}; check the node's routes and network policies")]
+    Unreachable {
+        /// Who was dialled.
+        to: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The peer did not answer in the time that was given.
+    #[error("{0} did not answer in time: it is down, or packets to it are dropped")]
+    TimedOut(SocketAddr),
+    /// This machine would not dial: descriptors, ports, or the source address.
+    #[error("cannot dial {to} from this node: {source}")]
+    Local {
+        /// Who was to be dialled.
+        to: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A listener of the engine could not be opened in a namespace.
+    #[error(
+        "cannot listen on {address} in the workload's network namespace: {source}; is `lo` up and the port free?"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A namespace could not be entered.
+    #[error("cannot enter a network namespace: {0}; signetd needs CAP_SYS_ADMIN and /proc")]
+    Netns(#[source] io::Error),
+    /// Routing in a namespace could not be changed.
+    #[error(
+        "cannot {step} in the workload's network namespace: {source}; signetd needs CAP_NET_ADMIN and a writable /proc/sys/net"
+    )]
+    Routing {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl NetError {
+    /// Sorts what `connect` said.
+    fn connect(to: SocketAddr, source: io::Error) -> Self {
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECONNREFUSED) => Self::Refused(to),
+            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EHOSTDOWN | Errno::ENETDOWN) => {
+                Self::Unreachable { to, source }
+            }
+            Some(Errno::ETIMEDOUT) => Self::TimedOut(to),
+            _ => Self::Local { to, source },
+        }
+    }
+
+    /// The source address and port are in use: another port may do.
+    fn is_taken_tuple(&self) -> bool {
+        let Self::Local { source, .. } = self else { return false };
+        matches!(source.raw_os_error().map(Errno::from_raw), Some(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL))
+    }
+}
+
+/// The mark on the engine's sockets to applications, and on what applications answer.
+pub const ENGINE_MARK: u32 = 0x513;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sorted(errno: Errno) -> NetError {
+        NetError::connect(([10, 0, 0, 1], 80).into(), io::Error::from_raw_os_error(errno as i32))
+    }
+
+    #[test]
+    fn a_failed_connect_is_blamed_on_who_caused_it() {
+        assert!(matches!(sorted(Errno::ECONNREFUSED), NetError::Refused(_)));
+        assert!(matches!(sorted(Errno::EHOSTUNREACH), NetError::Unreachable { .. }));
+        assert!(matches!(sorted(Errno::ETIMEDOUT), NetError::TimedOut(_)));
+        assert!(matches!(sorted(Errno::EMFILE), NetError::Local { .. }));
+    }
+
+    #[test]
+    fn only_a_tuple_in_use_is_worth_another_port() {
+        assert!(sorted(Errno::EADDRNOTAVAIL).is_taken_tuple());
+        assert!(!sorted(Errno::EMFILE).is_taken_tuple());
+        assert!(!sorted(Errno::ECONNREFUSED).is_taken_tuple());
+    }
 }

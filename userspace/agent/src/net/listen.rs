@@ -1,0 +1,133 @@
+//! The engine's listeners in one network namespace.
+//!
+//! Outbound capture listens on loopback, where `connect4/6` sends the workload's sockets. Plaintext capture is reached
+//! through `sk_lookup` only, so it is bound where no packet from outside can go; HBONE is bound to the wildcard, so
+//! that it also answers on `lo`, where nothing is steered. One IPv6 socket takes both families: `bpf_sk_assign` admits
+//! IPv4 to it unless it is `IPV6_V6ONLY` (net/core/filter.c), and a bind to `::1` would make it so, while a bind to
+//! `::ffff:127.0.0.1` does not (`__inet6_bind`, net/ipv6/af_inet6.c).
+//!
+//! Accepted sockets inherit `TCP_NODELAY` and keepalive from these listeners, so accepting costs no further call.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpListener;
+
+use crate::addr::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
+
+use super::dial::tune;
+use super::{NetError, Netns, routing};
+
+/// The engine's listeners in one network namespace.
+#[derive(Debug)]
+pub struct Listeners {
+    /// 127.0.0.1:15001.
+    pub outbound_v4: TcpListener,
+    /// \[::1\]:15001; `None` where the namespace has no IPv6.
+    pub outbound_v6: Option<TcpListener>,
+    /// 15006, target of `sk_lookup`, dual stack where there is IPv6.
+    pub plaintext: TcpListener,
+    /// 15008, target of `sk_lookup`, dual stack where there is IPv6.
+    pub hbone: TcpListener,
+}
+
+/// Opens the listeners and prepares the namespace for transparent sources (`tcp_fwmark_accept`, ip rule, route; both
+/// families; idempotent). Call it from within the runtime.
+///
+/// # Errors
+/// Which step failed.
+pub fn prepare(netns: &Netns) -> Result<Listeners, NetError> {
+    let sockets = netns.run(open).map_err(NetError::Netns)??;
+    Ok(Listeners {
+        outbound_v4: sockets.outbound_v4.register()?,
+        outbound_v6: sockets.outbound_v6.map(Bound::register).transpose()?,
+        plaintext: sockets.plaintext.register()?,
+        hbone: sockets.hbone.register()?,
+    })
+}
+
+/// Undoes what [`prepare`] changed in a namespace that goes on living (un-enrolment). What somebody else had set before
+/// stays; the listeners end with their [`Listeners`].
+///
+/// # Errors
+/// Which step failed.
+pub fn restore(netns: &Netns) -> Result<(), NetError> {
+    netns.run(routing::remove).map_err(NetError::Netns)?
+}
+
+/// The sockets of [`Listeners`] before the runtime knows them.
+struct Sockets {
+    outbound_v4: Bound,
+    outbound_v6: Option<Bound>,
+    plaintext: Bound,
+    hbone: Bound,
+}
+
+/// A listening socket and its address, for errors.
+struct Bound {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+fn open() -> Result<Sockets, NetError> {
+    routing::install()?;
+    Ok(Sockets {
+        outbound_v4: Bound::open((Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into())?,
+        outbound_v6: optional_v6(Bound::open((Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()))?,
+        plaintext: dual_stack(Ipv4Addr::LOCALHOST.to_ipv6_mapped(), INBOUND_PLAINTEXT_PORT)?,
+        hbone: dual_stack(Ipv6Addr::UNSPECIFIED, HBONE_PORT)?,
+    })
+}
+
+/// `ip` for both families, or its IPv4 part alone where this kernel has no IPv6.
+fn dual_stack(ip: Ipv6Addr, port: u16) -> Result<Bound, NetError> {
+    if let Some(bound) = optional_v6(Bound::open((ip, port).into()))? {
+        return Ok(bound);
+    }
+    let v4 = ip.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Bound::open((v4, port).into())
+}
+
+/// No IPv6 is no failure: `EAFNOSUPPORT` where the kernel has none, `EADDRNOTAVAIL` where the namespace has no `::1`.
+fn optional_v6(opened: Result<Bound, NetError>) -> Result<Option<Bound>, NetError> {
+    match opened {
+        Ok(bound) => Ok(Some(bound)),
+        Err(NetError::Listen { source, .. }) if lacks_ipv6(&source) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+}
+
+impl Bound {
+    fn open(address: SocketAddr) -> Result<Self, NetError> {
+        let socket = listening(address).map_err(|source| NetError::Listen { address, source })?;
+        Ok(Self { socket, address })
+    }
+
+    fn register(self) -> Result<TcpListener, NetError> {
+        let address = self.address;
+        TcpListener::from_std(self.socket.into()).map_err(|source| NetError::Listen { address, source })
+    }
+}
+
+fn listening(address: SocketAddr) -> io::Result<Socket> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    // A predecessor's connections in TIME_WAIT must not keep its successor from binding.
+    socket.set_reuse_address(true)?;
+    if let SocketAddr::V6(v6) = address {
+        socket.set_only_v6(v6.ip().is_loopback())?;
+    }
+    tune(SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connections the kernel may hold before they are accepted; it caps this at `net.core.somaxconn` (4096 by default).
+const BACKLOG: i32 = 4096;

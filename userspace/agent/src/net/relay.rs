@@ -1,0 +1,208 @@
+//! Moves bytes between two legs until both directions have ended.
+//!
+//! One task drives both directions, so a connection is one wake-up and no hand-over. Each direction holds at most one
+//! chunk, and receives the next only when that is sent: the slower end's flow control reaches the faster one, and memory
+//! stays bounded. An orderly end is passed on as one; anything else breaks both legs, because a truncated stream must
+//! not look complete (RFC 9113 §8.5 asks the same of a CONNECT). It sets no deadline: an idle connection is a legal one.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::Leg;
+
+/// Bytes that went each way. Updated while the relay runs so that views and failures see them.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From `a` to `b`.
+    pub a_to_b: AtomicU64,
+    /// From `b` to `a`.
+    pub b_to_a: AtomicU64,
+}
+
+/// One of the two legs, as [`relay`] was given them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// A leg broke. The other one has been reset.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} failed: {source}")]
+pub struct RelayError {
+    /// Which leg broke.
+    pub side: Side,
+    /// What was being done with it.
+    pub action: Action,
+    /// How it broke.
+    pub source: io::Error,
+}
+
+/// What a relay does with a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Receiving from it.
+    Receive,
+    /// Sending to it, or ending what is sent to it.
+    Send,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Receive => "receiving",
+            Self::Send => "sending",
+        })
+    }
+}
+
+/// Moves bytes both ways until both directions have ended; half-closes are passed on. Bounded memory.
+///
+/// Dropping the future resets both legs, and so does an error.
+///
+/// # Errors
+/// Which side broke, and how.
+pub async fn relay<A: Leg, B: Leg>(mut a: A, mut b: B, traffic: &Traffic) -> Result<(), RelayError> {
+    a.arm().map_err(|source| RelayError { side: Side::A, action: Action::Receive, source })?;
+    b.arm().map_err(|source| RelayError { side: Side::B, action: Action::Receive, source })?;
+    let mut relay = Relay { a_to_b: Direction::default(), b_to_a: Direction::default(), turn: Side::A };
+    poll_fn(|cx| relay.poll(cx, &mut a, &mut b, traffic)).await?;
+    a.complete();
+    b.complete();
+    Ok(())
+}
+
+/// Both directions.
+struct Relay {
+    a_to_b: Direction,
+    b_to_a: Direction,
+    /// Who is received from first. A direction that never has to wait uses up the task's budget (tokio's cooperative
+    /// scheduling), and the other one would starve if it always came second.
+    turn: Side,
+}
+
+impl Relay {
+    fn poll<A: Leg, B: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        a: &mut A,
+        b: &mut B,
+        traffic: &Traffic,
+    ) -> Poll<Result<(), RelayError>> {
+        self.turn = self.turn.other();
+        for from in [self.turn, self.turn.other()] {
+            let polled = match from {
+                Side::A => self.a_to_b.poll(cx, a, b, &traffic.a_to_b),
+                Side::B => self.b_to_a.poll(cx, b, a, &traffic.b_to_a),
+            };
+            if let Poll::Ready(Err(fault)) = polled {
+                return Poll::Ready(Err(fault.on_the_way_from(from)));
+            }
+        }
+        match (self.a_to_b.has_ended(), self.b_to_a.has_ended()) {
+            (true, true) => Poll::Ready(Ok(())),
+            (true, false) => broken(a.poll_broken(cx), Side::A),
+            (false, true) => broken(b.poll_broken(cx), Side::B),
+            (false, false) => Poll::Pending,
+        }
+    }
+}
+
+/// One direction: a chunk on its way, or the end.
+#[derive(Default)]
+struct Direction {
+    chunk: Bytes,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Moving,
+    Ending,
+    Ended,
+}
+
+impl Direction {
+    fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    fn poll<F: Leg, T: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Fault>> {
+        while self.phase == Phase::Moving {
+            ready!(self.poll_send(cx, from, to, moved)).map_err(Fault::Sending)?;
+            match ready!(from.poll_receive(cx)).map_err(Fault::Receiving)? {
+                Some(chunk) => self.chunk = chunk,
+                None => self.phase = Phase::Ending,
+            }
+        }
+        if self.phase == Phase::Ending {
+            ready!(to.poll_end(cx)).map_err(Fault::Sending)?;
+            self.phase = Phase::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send<F: Leg, T: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        moved: &AtomicU64,
+    ) -> Poll<io::Result<()>> {
+        let before = self.chunk.len();
+        if before == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = to.poll_send(cx, &mut self.chunk);
+        let sent = before - self.chunk.len();
+        moved.fetch_add(sent as u64, Ordering::Relaxed);
+        from.release(sent);
+        if outcome.is_ready() {
+            // What it was read into can be used again.
+            self.chunk = Bytes::new();
+        }
+        outcome
+    }
+}
+
+/// How a direction failed, before it is known which leg is which.
+enum Fault {
+    Receiving(io::Error),
+    Sending(io::Error),
+}
+
+impl Fault {
+    fn on_the_way_from(self, from: Side) -> RelayError {
+        match self {
+            Self::Receiving(source) => RelayError { side: from, action: Action::Receive, source },
+            Self::Sending(source) => RelayError { side: from.other(), action: Action::Send, source },
+        }
+    }
+}
+
+fn broken(how: Poll<io::Error>, side: Side) -> Poll<Result<(), RelayError>> {
+    how.map(|source| Err(RelayError { side, action: Action::Send, source }))
+}
