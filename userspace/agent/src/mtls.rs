@@ -35,6 +35,11 @@ impl Endpoint {
         let _ = svid;
         todo!("H2")
     }
+    /// The serial number of the SVID's leaf: what tells a rotated SVID from its predecessor.
+    #[must_use]
+    pub fn serial(&self) -> &Arc<str> {
+        todo!("H2")
+    }
     /// Server side: requires and verifies a client SVID, of this SVID's own trust domain or one it has a bundle for.
     ///
     /// # Errors
