@@ -252,7 +252,8 @@ impl PolicySet {
     ) -> Result<Option<Arc<str>>, Denial> {
         let attributes = Attributes::of(flow);
         let applicable = self.applicable(flow).filter(|named| enforced(&named.object));
-        let (deny, allow): (Vec<_>, Vec<_>) = applicable.partition(|named| named.object.action == Action::Deny);
+        let (deny, allow): (Vec<_>, Vec<_>) =
+            applicable.partition(|named| named.object.action == Action::Deny);
         let matching = |named: &&&Named<AuthorizationPolicy>| named.object.matches(&attributes);
 
         if let Some(policy) = deny.iter().find(matching) {

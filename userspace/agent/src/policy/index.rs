@@ -117,6 +117,12 @@ impl<T: Scoped> Index<T> {
         self.namespaces.get(namespace).into_iter().flat_map(|n| n.selected(labels))
     }
 
+    /// How many objects with a selector a look-up compares with these labels.
+    #[cfg(test)]
+    pub(super) fn looked_at(&self, namespace: &str, labels: &BTreeMap<String, String>) -> usize {
+        self.namespaces.get(namespace).map_or(0, |n| n.candidates(labels).count())
+    }
+
     /// All of them, by namespace and name.
     pub(super) fn all(&self) -> Vec<Arc<T>> {
         let objects = self.namespaces.values().flat_map(|n| n.by_name.values());
@@ -155,11 +161,11 @@ impl<T: Scoped> Namespace<T> {
     }
 
     fn selected(&self, labels: &BTreeMap<String, String>) -> impl Iterator<Item = &Named<T>> {
-        labels
-            .iter()
-            .filter_map(|(key, value)| self.selected.get(key)?.get(value))
-            .flatten()
-            .filter(|named| satisfies(labels, named.object.selector()))
+        self.candidates(labels).filter(|named| satisfies(labels, named.object.selector()))
+    }
+
+    fn candidates(&self, labels: &BTreeMap<String, String>) -> impl Iterator<Item = &Named<T>> {
+        labels.iter().filter_map(|(key, value)| self.selected.get(key)?.get(value)).flatten()
     }
 
     fn rarest_label(&self, selector: &BTreeMap<String, String>) -> Option<(String, String)> {

@@ -220,11 +220,7 @@ impl Backend {
 }
 
 /// A random one, or the next that has not just failed.
-fn pick(
-    backends: &[Backend],
-    except: &[SocketAddr],
-    random: impl Fn(usize) -> usize,
-) -> Option<SocketAddr> {
+fn pick(backends: &[Backend], except: &[SocketAddr], random: impl Fn(usize) -> usize) -> Option<SocketAddr> {
     if backends.is_empty() {
         return None;
     }

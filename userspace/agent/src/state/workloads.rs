@@ -82,7 +82,9 @@ impl Workloads {
     pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<&Arc<Workload>> {
         let claims = self.claims(address);
         newest_pod(claims)
-            .or_else(|| newest(claims, |workload| workload.ports.iter().any(|declared| declared.port == port)))
+            .or_else(|| {
+                newest(claims, |workload| workload.ports.iter().any(|declared| declared.port == port))
+            })
             .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
     }
 
