@@ -10,7 +10,7 @@
 //! | 2 | [`policy`], [`state`] (`state -> policy`) |
 //! | 3 | [`kernel`], [`discovery`], [`svid`], [`mtls`], [`net`] |
 //! | 4 | [`proxy`], [`reconcile`] |
-//! | 5 | [`admin`], [`app`] |
+//! | 5 | [`admin`], [`app`] (`app -> admin`) |
 
 pub mod addr;
 pub mod admin;
