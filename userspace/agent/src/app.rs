@@ -1,1 +1,245 @@
-//! (lead)
+//! Builds everything in order, runs it, and takes it down in reverse.
+//!
+//! The order is the start-up contract: configuration and log first, so that whatever fails can say so; then the
+//! kernel programs are loaded but not attached; then sources are read, maps filled and listeners opened; the programs
+//! attach last (see `reconcile`). Going down, the listeners close first and the pins stay: the kernel goes on
+//! refusing what would have come to us.
+
+mod proxies;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, About, Sources};
+use crate::config::{self, Ca, Config, Source};
+use crate::discovery::{DiscoveryOptions, Files};
+use crate::drain::{Drain, Watch};
+use crate::kernel::{self, CaptureOptions, Kernel, KernelError};
+use crate::proxy;
+use crate::proxy::connections::Connections;
+use crate::proxy::hbone::Pool;
+use crate::proxy::metrics::Metrics;
+use crate::reconcile::{NodeOptions, Reconciler, Statuses};
+use crate::state::{Event, State};
+use crate::svid::Store;
+use crate::telemetry::{self, LogFormat, LogOutput, Registry};
+
+use self::proxies::Proxies;
+
+/// Runs the engine until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What could not be set up, on which object, and what to do.
+pub async fn run(config_path: &Path) -> Result<()> {
+    let config = Config::read(config_path)?;
+    init_log(&config)?;
+    let mut stop = Stop::listen()?;
+    let (drain, watch) = Drain::new();
+    let mut engine = Engine::start(&config, watch).await?;
+    let ended = tokio::select! {
+        name = stop.received() => { info!(signal = name, "stopping"); None }
+        ended = &mut engine.reconciler => Some(ended),
+    };
+    match ended {
+        None => engine.finish(drain, config.timeouts.drain).await,
+        Some(ended) => match ended.context("the reconciler panicked")? {
+            Ok(_) => bail!("the reconciler ended by itself"),
+            Err(e) => Err(e.into()),
+        },
+    }
+}
+
+/// Takes the programs, links and maps of this configuration's instance out of the kernel.
+///
+/// # Errors
+/// What could not be removed.
+pub fn uninstall(config_path: &Path) -> Result<()> {
+    let config = Config::read(config_path)?;
+    Kernel::uninstall(&config.pin_root())?;
+    Ok(())
+}
+
+/// The running tasks.
+struct Engine {
+    reconciler: JoinHandle<Result<Proxies, KernelError>>,
+    source: JoinHandle<()>,
+    admin: JoinHandle<()>,
+}
+
+impl Engine {
+    async fn start(config: &Config, drain: Watch) -> Result<Self> {
+        let started = Instant::now();
+        let listening = admin::bind(&config.listen).await?;
+        let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"));
+        let capture = capture_options(config)?;
+        let (kernel, kernel_events) = Kernel::load(&capture)?;
+        kernel.register(&mut registry);
+        let svids = svid_store(config, &mut registry)?;
+        let state = Arc::new(State::new(&config.mesh.root_namespace));
+        let statuses = Statuses::default();
+        let (epoch, policy_epoch) = watch::channel(state.epoch());
+        let context = proxy_context(config, &kernel, &state, policy_epoch, &mut registry, drain.clone());
+        let connections = context.connections.clone();
+        let proxies = Proxies::new(Arc::new(context), epoch);
+        let options = node_options(config, &capture)?;
+        let reconciler =
+            Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
+        let (source, events) = start_source(config, &mut registry, drain.clone())?;
+        let sources = Sources {
+            about: about(config, started),
+            statuses,
+            state,
+            certificates: Box::new(move || svids.certificates()),
+            connections: Box::new(move || connections.views()),
+            preflight: Box::new(move || kernel::preflight(&capture)),
+            registry: Arc::new(registry),
+        };
+        Ok(Self {
+            reconciler: tokio::spawn(reconciler.run(events, kernel_events, drain.clone())),
+            source,
+            admin: tokio::spawn(listening.serve(Arc::new(sources), drain)),
+        })
+    }
+
+    /// Lets live connections finish, then lets go of everything. The pins stay.
+    async fn finish(self, drain: Drain, deadline: Duration) -> Result<()> {
+        let Self { reconciler, source, admin } = self;
+        let finished = async {
+            let mut proxies = reconciler.await.context("the reconciler panicked")??;
+            proxies.finished(deadline).await;
+            admin.abort();
+            source.abort();
+            anyhow::Ok(())
+        };
+        let (in_time, finished) = tokio::join!(drain.drain(deadline), finished);
+        if !in_time {
+            warn!(?deadline, "connections were still open and have been reset");
+        }
+        finished
+    }
+}
+
+fn about(config: &Config, started: Instant) -> About {
+    About {
+        instance: config.instance.clone(),
+        node: config.node.name.clone(),
+        trust_domain: config.mesh.trust_domain.to_string(),
+        root_namespace: config.mesh.root_namespace.clone(),
+        started,
+    }
+}
+
+fn init_log(config: &Config) -> Result<()> {
+    let format = match config.log.format {
+        config::LogFormat::Text => LogFormat::Text,
+        config::LogFormat::Json => LogFormat::Json,
+    };
+    Ok(telemetry::init_log(format, LogOutput::Stdout, &config.log.filter)?)
+}
+
+fn capture_options(config: &Config) -> Result<CaptureOptions> {
+    let mount = kernel::cgroup2_mount().context(
+        "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
+    )?;
+    let capture = &config.capture;
+    let cgroup_root = capture.cgroup_root.clone().unwrap_or_else(|| mount.clone());
+    if !cgroup_root.starts_with(&mount) {
+        bail!(
+            "capture.cgroupRoot {}: not below the cgroup2 mount {}",
+            cgroup_root.display(),
+            mount.display()
+        );
+    }
+    Ok(CaptureOptions {
+        cgroup_root,
+        pods_root: capture.pods_root.clone(),
+        pin_root: config.pin_root(),
+        unknown_pods: capture.unknown_pods,
+        unprotected: capture.unprotected,
+        engine_timeout: capture.engine_timeout,
+    })
+}
+
+fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions> {
+    Ok(NodeOptions {
+        node: config.node.name.clone(),
+        cgroup_mount: kernel::cgroup2_mount().context("the cgroup2 mount is gone")?,
+        // Two missed stamps are forgiven.
+        heartbeat: capture.engine_timeout / 3,
+    })
+}
+
+fn proxy_context(
+    config: &Config,
+    kernel: &Kernel,
+    state: &Arc<State>,
+    policy_epoch: watch::Receiver<u64>,
+    registry: &mut Registry,
+    drain: Watch,
+) -> proxy::Context {
+    let connections = Arc::new(Connections::new());
+    proxy::Context {
+        state: state.clone(),
+        origins: Arc::new(kernel.origins()),
+        pool: Pool::new(),
+        metrics: Arc::new(Metrics::new(registry, connections.clone())),
+        connections,
+        timeouts: config.timeouts.clone(),
+        zone: config.node.zone.as_str().into(),
+        cluster: config.mesh.cluster.as_str().into(),
+        policy_epoch,
+        drain,
+    }
+}
+
+fn svid_store(config: &Config, registry: &mut Registry) -> Result<Store> {
+    todo!()
+}
+
+fn start_source(
+    config: &Config,
+    registry: &mut Registry,
+    drain: Watch,
+) -> Result<(JoinHandle<()>, mpsc::Receiver<Event>)> {
+    let (events_tx, events) = mpsc::channel(1024);
+    let options = DiscoveryOptions {
+        trust_domain: config.mesh.trust_domain.clone(),
+        cluster: config.mesh.cluster.clone(),
+        cluster_domain: config.mesh.cluster_domain.clone(),
+        root_namespace: config.mesh.root_namespace.clone(),
+    };
+    let Source::Files { directory } = &config.source;
+    let files = Files::open(directory.clone(), options, registry)?;
+    let task = tokio::spawn(async move {
+        if let Err(e) = files.run(events_tx, drain).await {
+            error!(error = %e, "source.files: what is known stays in force, changes are not seen: restart signetd");
+        }
+    });
+    Ok((task, events))
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

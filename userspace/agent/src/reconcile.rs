@@ -129,7 +129,8 @@ impl<S: Sandboxes> Reconciler<S> {
         }
     }
 
-    /// Runs until the drain begins. The pins stay: with the engine gone the kernel goes on refusing.
+    /// Runs until the drain begins, and gives the sandboxes back to whoever drains them. The pins stay: with the engine
+    /// gone the kernel goes on refusing.
     ///
     /// # Errors
     /// The programs could not be attached; nothing is protected, so the process must end and say so.
@@ -138,7 +139,7 @@ impl<S: Sandboxes> Reconciler<S> {
         mut events: mpsc::Receiver<Event>,
         mut kernel_events: mpsc::Receiver<KernelEvent>,
         drain: Watch,
-    ) -> Result<(), kernel::KernelError> {
+    ) -> Result<S, kernel::KernelError> {
         let mut heartbeat = tokio::time::interval(self.options.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -147,7 +148,7 @@ impl<S: Sandboxes> Reconciler<S> {
                 // The heartbeat first: a burst of events must not make the kernel take the engine for gone.
                 biased;
                 _ = heartbeat.tick() => self.heartbeat(),
-                () = drain.stopped() => return Ok(()),
+                () = drain.stopped() => return Ok(self.sandboxes),
                 Some(uid) = self.wake_rx.recv() => self.advance(&uid),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = events.recv() => self.on_source(event)?,

@@ -1,0 +1,84 @@
+//! The reconciler's view of the proxies: sandboxes opened by the one are accepted on by the other.
+//!
+//! Lives here because neither floor-4 module may know the other. Owned by the reconciler's task; dropping it closes
+//! every listener and connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
+use crate::proxy::{self, Context, LocalWorkload, Running, Sandbox};
+use crate::reconcile::{Opened, Sandboxes};
+use crate::state::Workload;
+use crate::svid::Credentials;
+
+/// The open sandboxes and their accept loops.
+pub(super) struct Proxies {
+    context: Arc<Context>,
+    epoch: watch::Sender<u64>,
+    open: HashMap<NetnsCookie, (Arc<Sandbox>, Running)>,
+}
+
+impl Proxies {
+    pub(super) fn new(context: Arc<Context>, epoch: watch::Sender<u64>) -> Self {
+        Self { context, epoch, open: HashMap::new() }
+    }
+
+    /// Waits until every connection has ended, at most `deadline`; then the caller drops.
+    pub(super) async fn finished(&mut self, deadline: Duration) {
+        let all = async {
+            for (_, running) in self.open.values_mut() {
+                running.finished().await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, all).await;
+    }
+}
+
+impl Sandboxes for Proxies {
+    fn open(&mut self, Opened { netns, cookie, host, listeners }: Opened) {
+        let sandbox = Arc::new(Sandbox { netns, cookie, host, workloads: Default::default() });
+        let running = proxy::start(self.context.clone(), sandbox.clone(), listeners);
+        self.open.insert(cookie, (sandbox, running));
+    }
+
+    fn put(
+        &mut self,
+        cookie: NetnsCookie,
+        cgroup: CgroupId,
+        workload: Arc<Workload>,
+        credentials: Credentials,
+    ) {
+        let Some((sandbox, _)) = self.open.get(&cookie) else { return };
+        let mut workloads = sandbox.workloads.write();
+        if workloads.get(&cgroup).is_some_and(|present| present.workload == workload) {
+            return;
+        }
+        workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials)));
+    }
+
+    fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId) {
+        let Some((sandbox, _)) = self.open.get(&cookie) else { return };
+        let gone = sandbox.workloads.write().remove(&cgroup);
+        if let Some(gone) = gone {
+            self.context.connections.close_workload(&gone.workload.uid);
+        }
+    }
+
+    fn close(&mut self, cookie: NetnsCookie) {
+        self.open.remove(&cookie);
+    }
+
+    fn policy_changed(&mut self, epoch: u64) {
+        debug!(epoch, "policy");
+        self.epoch.send_replace(epoch);
+    }
+
+    fn forget(&mut self, workload: &WorkloadUid) {
+        self.context.pool.forget(workload);
+    }
+}
