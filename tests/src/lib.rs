@@ -1,1 +1,21 @@
-//! x
+//! Signet's test kit: nodes, pods, a CA and peers as guards, on network namespaces and cgroups of this machine.
+//!
+//! Nothing here knows how Signet works inside: it starts the built programs, writes the manifests they read, runs
+//! ordinary clients and servers next to them, and looks at what comes out. Everything that must end is a guard, and a
+//! whole [`testbed::Testbed`] can be removed by its name alone. See `tests/README.md` for how to write a test.
+
+pub mod binaries;
+pub mod ca;
+pub mod capture;
+pub mod cgroup;
+pub mod http;
+pub mod manifests;
+pub mod need;
+pub mod netns;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod process;
+pub mod testbed;
+pub mod token;
+pub mod wait;

@@ -1,0 +1,66 @@
+//! signet-probe: the client and the server that the end-to-end tests run inside pods.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use signet_testkit::probe::{Kind, Target, dial, hold, idle, serve};
+
+/// Test client and server.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Greets with what it sees of the client, then echoes; TCP and UDP.
+    Serve {
+        /// On all addresses.
+        port: u16,
+    },
+    /// Connects once and prints a report.
+    Dial {
+        /// The destination.
+        to: SocketAddr,
+        /// How.
+        #[arg(long, value_enum, default_value = "blocking")]
+        kind: Kind,
+        /// Bind to this address first.
+        #[arg(long)]
+        from: Option<SocketAddr>,
+        /// Bind to this interface first.
+        #[arg(long)]
+        device: Option<String>,
+        /// What to send.
+        #[arg(long, default_value = "hello")]
+        text: String,
+    },
+    /// Keeps one connection busy until it breaks.
+    Hold {
+        /// The destination.
+        to: SocketAddr,
+    },
+    /// Keeps many connections silent.
+    Idle {
+        /// The destination.
+        to: SocketAddr,
+        /// How many.
+        count: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().role {
+        Role::Serve { port } => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(port))?;
+        }
+        Role::Dial { to, kind, from, device, text } => {
+            println!("{}", serde_json::to_string(&dial(kind, &Target { to, from, device }, &text))?);
+        }
+        Role::Hold { to } => hold(to)?,
+        Role::Idle { to, count } => idle(to, count)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! cgroup2 directories as guards: whatever still runs in one is killed when it is dropped.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::wait;
+
+/// A cgroup; dropping it kills its processes and removes it with all below it.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup, by its path below the cgroup2 mount.
+    ///
+    /// # Errors
+    /// There is no cgroup2 mount, or this process may not write to it.
+    pub fn add(relative: impl AsRef<Path>) -> Result<Self> {
+        let path = mount()?.join(relative);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Makes a cgroup below this one. Its parent's guard removes it too, so it may be forgotten.
+    ///
+    /// # Errors
+    /// This process may not write to it.
+    pub fn child(&self, relative: impl AsRef<Path>) -> Result<Self> {
+        let path = self.path.join(relative);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its path below the cgroup2 mount: the form of the annotation `signet.dev/cgroup`.
+    ///
+    /// # Errors
+    /// There is no cgroup2 mount any more.
+    pub fn relative(&self) -> Result<String> {
+        let mount = mount()?;
+        let relative = self.path.strip_prefix(&mount).context("the cgroup2 mount has moved")?;
+        Ok(relative.display().to_string())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            eprintln!("testkit: {error:#}");
+        }
+    }
+}
+
+/// The cgroup2 mount point, from `/proc/mounts`: not the same on every machine.
+///
+/// # Errors
+/// There is none.
+pub fn mount() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    mounts
+        .lines()
+        .map(|line| line.split(' '))
+        .find_map(|mut fields| Some((fields.nth(1)?, fields.next()?)).filter(|(_, kind)| *kind == "cgroup2"))
+        .map(|(path, _)| PathBuf::from(path))
+        .context("no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup")
+}
+
+/// Kills everything below a cgroup and removes it, children first. One that is gone is fine.
+///
+/// # Errors
+/// A process survived the kill, or a directory could not be removed.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::write(path.join("cgroup.kill"), "1") {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("cannot kill cgroup {}", path.display()))?,
+    }
+    wait::until("the killed processes are gone", KILLED_WITHIN, || empty(path))?;
+    remove_tree(path)
+}
+
+fn empty(path: &Path) -> Result<()> {
+    let events = fs::read_to_string(path.join("cgroup.events"))?;
+    ensure!(events.contains("populated 0"), "cgroup {} still has processes", path.display());
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path).with_context(|| format!("cannot remove cgroup {}", path.display()))
+}
+
+/// A killed process that holds much memory takes its time.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
