@@ -8,13 +8,13 @@ mod floors;
 mod lexer;
 mod sources;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::setup::{self, Purpose};
-use crate::toolchain::{Compiler, Route};
-use crate::{ebpf, search_path, step, workspace};
+use crate::toolchain::Compiler;
+use crate::{ebpf, step, workspace};
 
 /// How one check ended.
 pub(crate) enum Verdict {
@@ -93,22 +93,11 @@ fn clippy_workspace() -> Verdict {
     step::run("cargo clippy", workspace::cargo().args(arguments)).into()
 }
 
-/// Only with a clippy of the compiler that builds the crate: no other reads its `core`.
 fn clippy_ebpf() -> Verdict {
-    let Some(compiler) = Compiler::detect().filter(has_clippy) else {
+    let Some(mut command) = Compiler::detect().as_ref().and_then(ebpf::clippy) else {
         return Verdict::NotRun("the compiler for eBPF has no clippy".into());
     };
-    let mut command = ebpf::cargo(&compiler, "clippy");
     step::run("cargo clippy ebpf", command.args(["--", "-D", "warnings"])).into()
-}
-
-fn has_clippy(compiler: &Compiler) -> bool {
-    match compiler.route {
-        Route::Rustup => {
-            step::output(Command::new("rustup").args(["run", "nightly", "cargo-clippy", "-V"])).is_some()
-        }
-        Route::Debian => search_path::find("/usr/bin/cargo-clippy").is_some(),
-    }
 }
 
 fn rustdoc() -> Verdict {

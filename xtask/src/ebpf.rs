@@ -19,7 +19,8 @@ use crate::{step, workspace};
 pub(crate) fn build() -> Result<PathBuf> {
     let compiler = Compiler::detect().context("no compiler for the eBPF crate: run `cargo xtask setup`")?;
     let linker = compiler.linker().context("no bpf-linker for this compiler: run `cargo xtask setup`")?;
-    step::inherit(cargo(&compiler, "build").env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker))?;
+    let mut command = on_the_crate(compiler.cargo("build"));
+    step::inherit(command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker))?;
     publish()
 }
 
@@ -28,12 +29,16 @@ pub(crate) fn object() -> PathBuf {
     workspace::target().join("bpfel/signet.o")
 }
 
-/// A cargo command on the crate, with the flags that its object is built with.
-pub(crate) fn cargo(compiler: &Compiler, subcommand: &str) -> Command {
-    let mut command = compiler.cargo();
+/// Clippy on the crate; `None` where the compiler has none. Another compiler's cannot read its `core`.
+pub(crate) fn clippy(compiler: &Compiler) -> Option<Command> {
+    compiler.clippy().map(on_the_crate)
+}
+
+/// Completes a cargo subcommand with the flags that the object is built with.
+fn on_the_crate(mut command: Command) -> Command {
     command
         .current_dir(workspace::root().join("ebpf"))
-        .args([subcommand, "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .args(["--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
         .arg(target_dir())
         .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
     command

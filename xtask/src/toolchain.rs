@@ -51,18 +51,30 @@ impl Compiler {
         workspace::tools().join(format!("bpf-linker-llvm-{}", self.llvm))
     }
 
-    /// This compiler's cargo, free of what the outer `cargo xtask` left in the environment.
-    pub(crate) fn cargo(&self) -> Command {
+    /// This compiler's cargo with a subcommand, free of what the outer `cargo xtask` left in the environment.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut command = match self.route {
             Route::Rustup => rustup_run("cargo"),
-            Route::Debian => {
-                let mut command = Command::new(DEBIAN_CARGO);
-                command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-                command
-            }
+            Route::Debian => debian(DEBIAN_CARGO),
         };
         without_outer_cargo(&mut command);
+        command.arg(subcommand);
         command
+    }
+
+    /// This compiler's clippy; `None` where it is not installed.
+    pub(crate) fn clippy(&self) -> Option<Command> {
+        match self.route {
+            Route::Rustup => step::output(rustup_run("cargo-clippy").arg("-V")).map(|_| self.cargo("clippy")),
+            // Debian's cargo would look for its subcommand in `~/.cargo/bin` first, and find rustup's.
+            Route::Debian if search_path::is_executable(Path::new(DEBIAN_CLIPPY)) => {
+                let mut command = debian(DEBIAN_CLIPPY);
+                without_outer_cargo(&mut command);
+                command.env("CARGO", DEBIAN_CARGO).arg("clippy");
+                Some(command)
+            }
+            Route::Debian => None,
+        }
     }
 
     /// In words, for people.
@@ -79,6 +91,15 @@ impl Compiler {
 pub(crate) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 /// Debian's rustc; rustup's comes first in `PATH`.
 pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
+/// Debian's clippy.
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
+
+fn debian(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    command
+}
 
 fn rustup_run(program: &str) -> Command {
     let mut command = Command::new("rustup");
@@ -141,7 +162,7 @@ mod tests {
 
     #[test]
     fn debians_cargo_is_called_by_its_absolute_path() {
-        let cargo = Compiler { route: Route::Debian, llvm: 22 }.cargo();
+        let cargo = Compiler { route: Route::Debian, llvm: 22 }.cargo("build");
         assert_eq!(cargo.get_program(), DEBIAN_CARGO);
     }
 }

