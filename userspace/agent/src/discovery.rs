@@ -1,13 +1,34 @@
-//! The sources of workloads, services and policy: each converts at its door into [`crate::state::Event`]s (H3).
+//! The sources of workloads, services and policy: each converts at its door into [`crate::state::Event`]s.
+//!
+//! One source so far, `files`. The conversion of the objects ([`convert`]) knows nothing of where they come from, so that
+//! the API server can feed the same one. Pods and Services are taken as Kubernetes defines them, unknown fields
+//! ignored; in policies an unknown field is an error, because a misspelt `princpals` must not widen a policy. A policy
+//! that cannot be understood keeps its last good version; without one, [`failsafe`] denies in its place.
+//!
+//! It decides nothing: which workload is captured where, and what a policy means for a flow, is for other floors.
 
-use std::path::PathBuf;
+mod addresses;
+mod authorization;
+mod cgroup;
+mod condition;
+mod convert;
+mod endpoint_slice;
+mod enrolment;
+mod failsafe;
+mod files;
+mod istio;
+mod known;
+mod matches;
+mod owner;
+mod peer_authentication;
+mod pod;
+mod service;
+mod surroundings;
+mod workload_entry;
 
 use signet_identity::TrustDomain;
-use tokio::sync::mpsc;
 
-use crate::drain::Watch;
-use crate::state::Event;
-use crate::telemetry::Registry;
+pub use files::Files;
 
 /// What a source needs to know, from `config`.
 #[derive(Clone, Debug)]
@@ -20,37 +41,4 @@ pub struct DiscoveryOptions {
     pub cluster_domain: String,
     /// Whose policies are mesh-wide.
     pub root_namespace: String,
-}
-
-/// The `files` source: a directory of manifests, watched.
-#[derive(Debug)]
-pub struct Files {}
-
-impl Files {
-    /// Opens and watches the directory; call it within the runtime. Nothing is read yet.
-    ///
-    /// # Errors
-    /// The directory cannot be read or watched: a mistake in the configuration, to be told at start.
-    pub fn open(
-        directory: PathBuf,
-        options: DiscoveryOptions,
-        registry: &mut Registry,
-    ) -> Result<Self, signet_manifests::OpenError> {
-        let _ = (directory, options, registry);
-        todo!("H3")
-    }
-
-    /// Sends everything, then `Synced`, then changes as they happen, until the drain begins or nobody listens. A broken
-    /// file is an error in the log and a metric, and leaves what was known of it in force.
-    ///
-    /// # Errors
-    /// The watch broke; what was sent stays in force, but nothing new will come.
-    pub async fn run(
-        self,
-        events: mpsc::Sender<Event>,
-        drain: Watch,
-    ) -> Result<(), signet_manifests::WatchError> {
-        let _ = (events, drain);
-        todo!("H3")
-    }
 }

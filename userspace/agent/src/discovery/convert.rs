@@ -1,0 +1,62 @@
+//! One document to what it means for the mesh.
+
+use signet_manifests::{Document, DocumentError};
+
+use crate::discovery::surroundings::Surroundings;
+use crate::discovery::{
+    authorization, endpoint_slice, failsafe, peer_authentication, pod, service, workload_entry,
+};
+use crate::state::Event;
+
+/// Converts a document; `None` where it means nothing to the mesh (now).
+pub(crate) fn convert(
+    document: &Document,
+    surroundings: &Surroundings,
+) -> Result<Option<Event>, DocumentError> {
+    let domain = &surroundings.options.cluster_domain;
+    let key = document.key();
+    Ok(match (&*key.group, &*key.kind) {
+        ("", "Pod") => pod::workload(document, surroundings)?.map(|w| Event::Workload(Box::new(w))),
+        ("networking.istio.io", "WorkloadEntry") => {
+            workload_entry::workload(document, surroundings)?.map(|w| Event::Workload(Box::new(w)))
+        }
+        ("", "Service") => service::service(document, domain)?.map(Event::Service),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            endpoint_slice::endpoint_slice(document)?.map(Event::EndpointSlice)
+        }
+        ("security.istio.io", "AuthorizationPolicy") => {
+            Some(Event::Authorization(Box::new(authorization::policy(document)?)))
+        }
+        ("security.istio.io", "PeerAuthentication") => {
+            Some(Event::PeerAuthentication(Box::new(peer_authentication::policy(document)?)))
+        }
+        _ => None,
+    })
+}
+
+/// What stands in for a document that cannot be converted; `None` where leaving it out opens nothing.
+pub(crate) fn failsafe(document: &Document, error: &DocumentError) -> Option<Event> {
+    if document.is("security.istio.io", "AuthorizationPolicy") {
+        return Some(Event::Authorization(Box::new(failsafe::authorization(document, error))));
+    }
+    if document.is("security.istio.io", "PeerAuthentication") {
+        return Some(Event::PeerAuthentication(Box::new(failsafe::peer_authentication(document))));
+    }
+    None
+}
+
+/// The event that takes back what `event` told.
+pub(crate) fn gone(event: &Event) -> Option<Event> {
+    Some(match event {
+        Event::Workload(workload) => Event::WorkloadGone(workload.uid.clone()),
+        Event::Service(service) => Event::ServiceGone(service.namespace.clone(), service.name.clone()),
+        Event::EndpointSlice(slice) => Event::EndpointSliceGone(slice.namespace.clone(), slice.name.clone()),
+        Event::Authorization(policy) => {
+            Event::AuthorizationGone(policy.namespace.clone(), policy.name.clone())
+        }
+        Event::PeerAuthentication(policy) => {
+            Event::PeerAuthenticationGone(policy.namespace.clone(), policy.name.clone())
+        }
+        _ => return None,
+    })
+}

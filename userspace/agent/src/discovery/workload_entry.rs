@@ -1,0 +1,73 @@
+//! A WorkloadEntry to a workload: what runs on a VM, outside Kubernetes.
+//!
+//! It shares its machine's network namespace and address with others, so it is a hostNetwork workload. Its labels are
+//! those of its spec and its metadata together, as Istio takes them; the metadata's win.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use signet_manifests::{Document, DocumentError};
+
+use crate::addr::WorkloadUid;
+use crate::discovery::istio::{Resource, WorkloadEntrySpec};
+use crate::discovery::surroundings::Surroundings;
+use crate::discovery::{addresses, cgroup, owner};
+use crate::state::{ContainerPort, Workload};
+
+/// The workload; `None` where the entry's address is a name or a socket, not an IP address.
+pub(crate) fn workload(
+    document: &Document,
+    surroundings: &Surroundings,
+) -> Result<Option<Workload>, DocumentError> {
+    let entry: Resource<WorkloadEntrySpec> = document.parse()?;
+    let spec = entry.spec.unwrap_or_default();
+    if spec.address.parse::<IpAddr>().is_err() {
+        return Ok(None);
+    }
+    let key = document.key();
+    let mut labels = spec.labels;
+    labels.extend(entry.metadata.labels.unwrap_or_default());
+    let annotations = entry.metadata.annotations.unwrap_or_default();
+    let node = annotations.get(NODE).or_else(|| labels.get(NODE)).cloned().unwrap_or_default();
+    let service_account = Some(spec.service_account).filter(|sa| !sa.is_empty());
+    let service_account = service_account.as_deref().unwrap_or("default");
+    Ok(Some(Workload {
+        uid: WorkloadUid::new(surroundings.uid(document, &entry.metadata.uid.unwrap_or_default())),
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
+        service_account: service_account.into(),
+        identity: surroundings.identity(document, service_account)?,
+        node: node.as_str().into(),
+        zone: zone(&spec.locality).map_or_else(|| surroundings.zone(&node, &labels), Into::into),
+        cluster: surroundings.options.cluster.as_str().into(),
+        addresses: vec![addresses::unicast(document, "spec.address", &spec.address)?],
+        host_network: true,
+        enrolled: surroundings.enrolled(document, &labels)?,
+        ports: ports(document, &spec.ports)?,
+        workload_name: key.name.clone(),
+        workload_type: "pod".into(),
+        canonical_name: owner::canonical_name(&labels, &key.name).into(),
+        canonical_revision: owner::canonical_revision(&labels).into(),
+        cgroup: cgroup::path(document, Some(&annotations))?,
+        labels: Arc::new(labels),
+    }))
+}
+
+fn ports(
+    document: &Document,
+    ports: &std::collections::BTreeMap<String, i64>,
+) -> Result<Arc<[ContainerPort]>, DocumentError> {
+    let port = |(name, number): (&String, &i64)| {
+        let port = addresses::port(document, &format!("spec.ports.{name}"), *number)?;
+        Ok(ContainerPort { name: Some(name.as_str().into()), port })
+    };
+    ports.iter().map(port).collect()
+}
+
+/// `region/zone/subzone`.
+fn zone(locality: &str) -> Option<&str> {
+    locality.split('/').nth(1).filter(|zone| !zone.is_empty())
+}
+
+/// The machine an entry runs on, as an annotation or a label.
+const NODE: &str = "signet.dev/node";
