@@ -1,13 +1,42 @@
 //! rustls configurations and the SPIFFE verifier: TLS 1.3 only, aws-lc-rs, X25519MLKEM768 preferred, ALPN `h2`.
+//!
+//! An [`Endpoint`] is one SVID ready to shake hands, as client and as server; what is expensive (parsing the key) is done
+//! once per SVID. Both directions verify the peer by `signet_identity::verify_peer` and nothing else: the peer's name
+//! comes from its certificate, never from DNS or the SNI. There is no resumption and there are no tickets, so each
+//! connection proves both identities afresh, under the bundles of today.
+//!
+//! It bounds no time: the caller wraps a handshake into its timeout. It knows no policy: whether an authenticated peer
+//! may do anything is decided elsewhere.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use signet_identity::{SpiffeId, X509Svid};
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::{Acceptor, NoServerSessionStorage};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, CommonState, ServerConfig};
+use signet_identity::{BundleSet, SpiffeId, X509Svid, id_of_verified};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
-/// The rustls configurations of one SVID, built once per SVID.
+mod error;
+mod verifier;
+
+pub use error::HandshakeError;
+use verifier::{AnyTrustedClient, ExpectedServer};
+
+/// The rustls configurations of one SVID, built once per SVID. Cheap to clone; holds the SVID's key while it lives.
 #[derive(Clone)]
-pub struct Endpoint {}
+pub struct Endpoint {
+    id: SpiffeId,
+    serial: Arc<str>,
+    bundles: Arc<BundleSet>,
+    server: Arc<ServerConfig>,
+    /// Accepts nobody: each connection gets a copy that knows whom it expects.
+    client: Arc<ClientConfig>,
+}
 
 /// A peer that proved who it is.
 #[derive(Clone, Debug)]
@@ -18,28 +47,25 @@ pub struct Authenticated {
     pub sni: Option<Arc<str>>,
 }
 
-/// Why a handshake failed (H2: sorted by blame: peer without certificate, expired, unknown trust domain, id not expected, timeout, closed, …).
-#[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
-    /// H2.
-    #[error("H2")]
-    Todo,
-}
-
 impl Endpoint {
     /// Builds both configurations.
     ///
     /// # Errors
-    /// A key or chain that rustls refuses.
+    /// A key that rustls refuses.
     pub fn new(svid: &Arc<X509Svid>) -> Result<Self, HandshakeError> {
-        let _ = svid;
-        todo!("H2")
+        let identity = Arc::new(certified(svid)?);
+        let bundles = svid.bundles().clone();
+        let server = Arc::new(server_config(bundles.clone(), identity.clone())?);
+        let client = Arc::new(client_config(bundles.clone(), identity)?);
+        Ok(Self { id: svid.id().clone(), serial: svid.serial().into(), bundles, server, client })
     }
+
     /// The serial number of the SVID's leaf: what tells a rotated SVID from its predecessor.
     #[must_use]
     pub fn serial(&self) -> &Arc<str> {
-        todo!("H2")
+        &self.serial
     }
+
     /// Server side: requires and verifies a client SVID, of this SVID's own trust domain or one it has a bundle for.
     ///
     /// # Errors
@@ -51,10 +77,14 @@ impl Endpoint {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let _ = io;
-        todo!("H2")
+        Hello::read(io).await?.accept(self).await
     }
-    /// Client side: verifies that the server is one of `expected` (secure naming). `sni` is sent only where given.
+
+    /// Client side: verifies that the server is one of `expected` (secure naming). `sni` is sent only where given: HBONE
+    /// clients send none (istio/ztunnel `src/tls/workload.rs`).
+    ///
+    /// The handshake is over for a client before the server has judged its certificate (RFC 8446 §4.4.4): a refusal
+    /// arrives as an alert on the first read, as an `io::Error` that [`HandshakeError::from`] sorts.
     ///
     /// # Errors
     /// Why not.
@@ -67,14 +97,26 @@ impl Endpoint {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let _ = (io, expected, sni);
-        todo!("H2")
+        let verifier = ExpectedServer::new(self.bundles.clone(), expected.into());
+        let mut config = ClientConfig::clone(&self.client);
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        config.enable_sni = sni.is_some();
+        let stream = TlsConnector::from(Arc::new(config)).connect(server_name(sni)?, io).await?;
+        let peer = authenticated(stream.get_ref().1)?;
+        Ok((stream, Authenticated { peer, sni: None }))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("id", &self.id).field("serial", &self.serial).finish_non_exhaustive()
     }
 }
 
 /// A TLS client that has said hello and waits for a certificate: the server may choose which by the SNI.
 pub struct Hello<IO> {
-    _io: std::marker::PhantomData<IO>, // H2: tokio_rustls::StartHandshake<IO>
+    sni: Option<Arc<str>>,
+    handshake: StartHandshake<IO>,
 }
 
 impl<IO> Hello<IO>
@@ -86,14 +128,17 @@ where
     /// # Errors
     /// What came is no TLS, or the client closed.
     pub async fn read(io: IO) -> Result<Self, HandshakeError> {
-        let _ = io;
-        todo!("H2")
+        let handshake = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        let sni = handshake.client_hello().server_name().map(Arc::from);
+        Ok(Self { sni, handshake })
     }
+
     /// The server name it asked for.
     #[must_use]
     pub fn sni(&self) -> Option<&str> {
-        todo!("H2")
+        self.sni.as_deref()
     }
+
     /// Goes on as [`Endpoint::accept`] does.
     ///
     /// # Errors
@@ -102,7 +147,87 @@ where
         self,
         endpoint: &Endpoint,
     ) -> Result<(tokio_rustls::server::TlsStream<IO>, Authenticated), HandshakeError> {
-        let _ = endpoint;
-        todo!("H2")
+        let stream = self.handshake.into_stream(endpoint.server.clone()).await?;
+        let peer = authenticated(stream.get_ref().1)?;
+        Ok((stream, Authenticated { peer, sni: self.sni }))
     }
 }
+
+/// Who the peer of a finished handshake is. rustls does not insist on ALPN where the peer offers none.
+fn authenticated(connection: &CommonState) -> Result<SpiffeId, HandshakeError> {
+    if connection.alpn_protocol() != Some(ALPN) {
+        return Err(HandshakeError::NoAlpn);
+    }
+    let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeError::NoCertificate)?;
+    Ok(id_of_verified(leaf)?)
+}
+
+fn server_config(
+    bundles: Arc<BundleSet>,
+    identity: Arc<SingleCertAndKey>,
+) -> Result<ServerConfig, HandshakeError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(HandshakeError::OwnConfiguration)?
+        .with_client_cert_verifier(Arc::new(AnyTrustedClient::new(bundles)))
+        .with_cert_resolver(identity);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(
+    bundles: Arc<BundleSet>,
+    identity: Arc<SingleCertAndKey>,
+) -> Result<ClientConfig, HandshakeError> {
+    let nobody = ExpectedServer::new(bundles, Arc::new([]));
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(HandshakeError::OwnConfiguration)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(nobody))
+        .with_client_cert_resolver(identity);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn certified(svid: &X509Svid) -> Result<SingleCertAndKey, HandshakeError> {
+    let key = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(svid.key().pkcs8()))
+        .map_err(HandshakeError::OwnConfiguration)?;
+    Ok(SingleCertAndKey::from(CertifiedKey::new(svid.chain().to_vec(), key)))
+}
+
+/// rustls wants a name even where none is sent; an address never becomes an SNI (RFC 6066 §3).
+fn server_name(sni: Option<&str>) -> Result<ServerName<'static>, HandshakeError> {
+    let name = sni.unwrap_or(NO_NAME);
+    ServerName::try_from(name.to_owned()).map_err(|_| HandshakeError::InvalidSni { sni: name.to_owned() })
+}
+
+/// The process's cryptography, said in full so that no feature flag of a dependency can change it.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let provider = PROVIDER.get_or_init(|| {
+        Arc::new(CryptoProvider {
+            kx_groups: vec![
+                aws_lc_rs::kx_group::X25519MLKEM768,
+                aws_lc_rs::kx_group::X25519,
+                aws_lc_rs::kx_group::SECP256R1,
+                aws_lc_rs::kx_group::SECP384R1,
+            ],
+            ..aws_lc_rs::default_provider()
+        })
+    });
+    provider.clone()
+}
+
+/// What HBONE negotiates, exactly (istio/ztunnel `src/tls/certificate.rs`).
+const ALPN: &[u8] = b"h2";
+
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+const NO_NAME: &str = "0.0.0.0";
+
+#[cfg(test)]
+mod tests;
