@@ -1,26 +1,52 @@
 //! One connection from accept to outcome.
+//!
+//! Three entries, one for each listener of a sandbox: [`outbound::serve`] for what the kernel captured,
+//! [`inbound::serve`] for HBONE, [`inbound::serve_plaintext`] for everything else that arrives. Each is a chain of verbs
+//! in which a step consumes the one before, so that nothing can be dialled that was not authorised; each ends in one
+//! [`outcome::Outcome`].
+//!
+//! A sandbox's tasks form a tree that ends from the root: [`Running`] owns the accept loops, a loop its connections, an
+//! HBONE connection its tunnels. Nothing here writes to the state or the kernel.
 
+mod accept;
+mod access;
+mod authority;
+mod baggage;
 pub mod connections;
+mod failure;
 pub mod hbone;
+mod inbound;
+mod meter;
 pub mod metrics;
+mod outbound;
+mod outcome;
+mod parties;
+mod sandbox;
+pub(crate) mod sni;
+mod traceparent;
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod testing;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::Timeouts;
 use crate::drain::Watch;
 use crate::kernel::{Origin, Origins};
-use crate::net::{Listeners, Netns};
-use crate::state::{State, Workload};
-use crate::svid::Credentials;
+use crate::net::Listeners;
+use crate::state::State;
+use accept::{Accepted, accept};
 use connections::Connections;
 use hbone::Pool;
 use metrics::Metrics;
+
+pub use sandbox::{LocalWorkload, Sandbox};
 
 /// What every connection needs: shared, built once by `app`.
 pub struct Context {
@@ -56,6 +82,63 @@ pub trait OriginLookup: Send + Sync {
     fn port_owner(&self, netns: NetnsCookie, port: u16) -> Option<CgroupId>;
 }
 
+/// Accept loops of one sandbox; dropping it stops accepting and closes its connections.
+#[derive(Debug)]
+pub struct Running {
+    loops: JoinSet<()>,
+}
+
+/// Starts the accept loops of a sandbox. Call it from within the runtime.
+#[must_use]
+pub fn start(context: Arc<Context>, sandbox: Arc<Sandbox>, listeners: Listeners) -> Running {
+    let mut running = Running { loops: JoinSet::new() };
+    let mut on = |listener, serve| running.accept(&context, &sandbox, listener, serve);
+    let Listeners { outbound_v4, outbound_v6, plaintext, hbone } = listeners;
+    on(outbound_v4, Serve::Outbound);
+    if let Some(outbound_v6) = outbound_v6 {
+        on(outbound_v6, Serve::Outbound);
+    }
+    on(plaintext, Serve::Plaintext);
+    on(hbone, Serve::Hbone);
+    running
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug)]
+enum Serve {
+    Outbound,
+    Plaintext,
+    Hbone,
+}
+
+impl Running {
+    /// Resolves when the drain has begun and the last connection has ended. Whoever waits bounds the wait, and then drops.
+    pub async fn finished(&mut self) {
+        while self.loops.join_next().await.is_some() {}
+    }
+
+    fn accept(
+        &mut self,
+        context: &Arc<Context>,
+        sandbox: &Arc<Sandbox>,
+        listener: TcpListener,
+        purpose: Serve,
+    ) {
+        let (context, sandbox) = (Arc::clone(context), Arc::clone(sandbox));
+        let drain = context.drain.clone();
+        let serve = move |accepted| serve(Arc::clone(&context), Arc::clone(&sandbox), purpose, accepted);
+        self.loops.spawn(accept(listener, drain, serve));
+    }
+}
+
+async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, purpose: Serve, accepted: Accepted) {
+    match purpose {
+        Serve::Outbound => outbound::serve(&context, &sandbox, accepted).await,
+        Serve::Plaintext => inbound::serve_plaintext(&context, &sandbox, accepted).await,
+        Serve::Hbone => Box::pin(inbound::serve(&context, &sandbox, accepted)).await,
+    }
+}
+
 impl OriginLookup for Origins {
     fn lookup(&self, netns: NetnsCookie, client: SocketAddr, listener: SocketAddr) -> Option<Origin> {
         Self::lookup(self, netns, client, listener)
@@ -63,53 +146,4 @@ impl OriginLookup for Origins {
     fn port_owner(&self, netns: NetnsCookie, port: u16) -> Option<CgroupId> {
         Self::port_owner(self, netns, port)
     }
-}
-
-/// One enrolled workload of this node.
-pub struct LocalWorkload {
-    /// As the mesh knows it. The whole `LocalWorkload` is replaced when labels change.
-    pub workload: Arc<Workload>,
-    credentials: Credentials,
-}
-
-impl LocalWorkload {
-    /// A workload and its claim on an SVID.
-    #[must_use]
-    pub fn new(workload: Arc<Workload>, credentials: Credentials) -> Self {
-        Self { workload, credentials }
-    }
-    /// Its SVID.
-    #[must_use]
-    pub fn credentials(&self) -> Credentials {
-        self.credentials.clone()
-    }
-}
-
-/// One network namespace with the engine's listeners in it: a pod's (one workload), or the node's own (several).
-pub struct Sandbox {
-    /// Where.
-    pub netns: Netns,
-    /// The same, as the kernel calls it.
-    pub cookie: NetnsCookie,
-    /// The node's own namespace: inbound is told apart by port.
-    pub host: bool,
-    /// Who lives there, by cgroup. Written by `reconcile`, read per connection.
-    pub workloads: RwLock<HashMap<CgroupId, Arc<LocalWorkload>>>,
-}
-
-/// Accept loops of one sandbox; dropping it stops accepting and closes its connections.
-pub struct Running {}
-
-impl Running {
-    /// Resolves when the drain has begun and the last connection has ended. Whoever waits bounds the wait, and then drops.
-    pub async fn finished(&mut self) {
-        todo!("H6")
-    }
-}
-
-/// Starts the accept loops of a sandbox. Call it from within the runtime.
-#[must_use]
-pub fn start(context: Arc<Context>, sandbox: Arc<Sandbox>, listeners: Listeners) -> Running {
-    let _ = (context, sandbox, listeners);
-    todo!("H6")
 }

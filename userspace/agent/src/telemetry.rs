@@ -1,4 +1,19 @@
-//! Log and registry set-up (H6).
+//! The process's log and its metrics registry: how both are set up, and what the process tells about itself.
+//!
+//! Log lines are tracing events with fields; the text form is `tracing-subscriber`'s own, which is also ztunnel's access
+//! log (`<RFC 3339, microseconds>Z  INFO access: connection complete src.addr=...`). Metrics are collected where they
+//! arise: this module only makes the registry and turns it into text. It knows none of the other modules, so it takes
+//! plain values and not the configuration.
+
+mod process;
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// The process-wide metrics registry; each module registers its own families at construction, prefix-free names.
 pub type Registry = prometheus_client::registry::Registry;
@@ -25,7 +40,7 @@ pub enum LogOutput {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `log.filter` is not a tracing filter.
-    #[error("log.filter {filter:?}: {reason}")]
+    #[error("log.filter {filter:?} is no filter: {reason}; write for example info,access=debug")]
     Filter {
         /// As configured.
         filter: String,
@@ -33,7 +48,7 @@ pub enum LogError {
         reason: String,
     },
     /// Called a second time in this process.
-    #[error("the log has already been set up")]
+    #[error("the log has already been set up in this process")]
     Twice,
 }
 
@@ -42,21 +57,130 @@ pub enum LogError {
 /// # Errors
 /// A filter that cannot be parsed, or a second call.
 pub fn init_log(format: LogFormat, output: LogOutput, filter: &str) -> Result<(), LogError> {
-    let _ = (format, output, filter);
-    todo!("H6")
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })?;
+    let writer = match output {
+        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
+        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
+    };
+    subscriber(format, filter, writer).try_init().map_err(|_| LogError::Twice)
 }
 
 /// A registry that holds `istio_build{component, tag}`, and the metrics of the process and its tokio runtime. Call it
 /// from within the runtime.
+///
+/// # Panics
+/// Outside of a tokio runtime.
 #[must_use]
 pub fn registry(component: &str, tag: &str) -> Registry {
-    let _ = (component, tag);
-    todo!("H6")
+    let mut registry = Registry::default();
+    let build = Family::<[(&str, String); 2], Gauge>::default();
+    build.get_or_create(&[("component", component.to_owned()), ("tag", tag.to_owned())]).set(1);
+    registry.register("istio_build", "Istio component build info", build);
+    registry.register_collector(Box::new(process::Process::current()));
+    registry
 }
 
 /// The registry in OpenMetrics text (`application/openmetrics-text; version=1.0.0; charset=utf-8`).
+///
+/// # Panics
+/// When a collector reports an error of its own: writing to a `String` cannot fail.
 #[must_use]
 pub fn encode(registry: &Registry) -> String {
-    let _ = registry;
-    todo!("H6")
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)
+        .expect("writing to a String cannot fail, and collectors have no other errors");
+    text
+}
+
+fn subscriber<W>(format: LogFormat, filter: EnvFilter, writer: W) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(filter).with(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = subscriber(format, EnvFilter::new(filter), move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let absent: Option<&str> = None;
+            tracing::event!(target: "access", tracing::Level::INFO, src.addr = %"10.0.0.1:4", dst.identity = absent, direction = "inbound", "connection complete");
+        });
+        let bytes = captured.0.lock().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_text_line_has_ztunnels_shape() {
+        let line = logged(LogFormat::Text, "info");
+        let (time, rest) = line.split_once("Z ").unwrap();
+        assert_eq!(time.len(), "2026-08-01T12:00:00.123456".len(), "{line}");
+        assert_eq!(rest, " INFO access: connection complete src.addr=10.0.0.1:4 direction=\"inbound\"\n");
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object() {
+        let line = logged(LogFormat::Json, "info");
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["message"], "connection complete");
+        assert_eq!(object["src.addr"], "10.0.0.1:4");
+        assert_eq!(object["target"], "access");
+        assert!(object.get("dst.identity").is_none());
+    }
+
+    #[test]
+    fn the_filter_silences_a_target() {
+        assert_eq!(logged(LogFormat::Text, "info,access=off"), "");
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let error = init_log(LogFormat::Text, LogOutput::Stderr, "access=loudly").unwrap_err();
+        assert!(error.to_string().contains("access=loudly"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_registry_tells_about_build_process_and_runtime() {
+        let text = encode(&registry("signetd", "1.2.3"));
+        assert!(text.contains("istio_build{component=\"signetd\",tag=\"1.2.3\"} 1"), "{text}");
+        for name in [
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_resident_memory_bytes ",
+            "tokio_num_alive_tasks ",
+        ] {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
 }

@@ -30,6 +30,15 @@ pub fn verify_peer(
     Ok(leaf.id)
 }
 
+/// Reads again who a leaf is that [`verify_peer`] has accepted, without its signatures. A TLS library asks for a verdict
+/// and keeps the chain, not the name. It proves nothing of a leaf that was not verified.
+///
+/// # Errors
+/// The rule that was broken.
+pub fn id_of_verified(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
+    parse_leaf(std::slice::from_ref(leaf)).map(|leaf| leaf.id)
+}
+
 /// Bounds the chain and holds its leaf to the rules.
 pub(crate) fn parse_leaf(chain: &[CertificateDer<'_>]) -> Result<Leaf, SvidError> {
     if chain.len() > MAX_CHAIN_CERTIFICATES {

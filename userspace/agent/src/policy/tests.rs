@@ -1,3 +1,5 @@
+//! The evaluator against a naive one over random policies and flows; `promises` has the corner cases one by one.
+
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;

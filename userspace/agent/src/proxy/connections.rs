@@ -1,54 +1,52 @@
-//! Every live connection: registered first, authorised then, closed when its permit is gone (H6).
+//! Every live connection: registered first, then authorised; closed on demand; gone from the list when its guard is.
+//!
+//! Registration comes before every decision, so that whoever removes a workload meets each of its connections here, the
+//! ones that are still being set up too. Connections write themselves in and out through [`Registration`]; `reconcile`
+//! closes; views and scrapes read. The lock is held for moments and never across an await.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use signet_identity::SpiffeId;
+use tokio_util::sync::CancellationToken;
 
+pub use super::parties::{Direction, Path};
+
+use super::meter::Meter;
+use super::parties::{Parties, Party};
 use crate::addr::WorkloadUid;
 
-/// The live connections of this node. Connections write themselves in and out; views read.
+/// The live connections of this node.
 #[derive(Debug, Default)]
-pub struct Connections {}
-
-impl Connections {
-    /// None yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {}
-    }
-    /// Closes (resets) every connection from or to a local workload: it is gone, or not in the mesh any more.
-    pub fn close_workload(&self, workload: &WorkloadUid) {
-        let _ = workload;
-        todo!("H6")
-    }
-    /// All live connections, oldest first, for `signet connections`.
-    #[must_use]
-    pub fn views(&self) -> Vec<ConnectionView> {
-        todo!("H6")
-    }
+pub struct Connections {
+    table: Mutex<Table>,
 }
 
-/// Which way a connection goes, seen from the local workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// The local workload is the client.
-    Outbound,
-    /// The local workload is the server.
-    Inbound,
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    live: BTreeMap<u64, Arc<Live>>,
 }
 
-/// How the bytes travel between the two nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Path {
-    /// mTLS, in an HBONE tunnel.
-    Hbone,
-    /// Inbound, in clear, from outside the mesh.
-    Plaintext,
-    /// Outbound, in clear, to a destination outside the mesh.
-    Passthrough,
+/// One live connection. Written by its own task through [`Registration`].
+#[derive(Debug)]
+struct Live {
+    since: SystemTime,
+    parties: Mutex<Parties>,
+    meter: Arc<Meter>,
+    closing: CancellationToken,
+}
+
+/// A connection's place in the list; dropped, it is gone from there.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    id: u64,
+    connections: Arc<Connections>,
+    live: Arc<Live>,
 }
 
 /// One line of `signet connections`.
@@ -58,8 +56,8 @@ pub struct ConnectionView {
     pub id: u64,
     /// Which way.
     pub direction: Direction,
-    /// How.
-    pub path: Path,
+    /// How; `None` while that is being decided.
+    pub path: Option<Path>,
     /// The client's address.
     pub source: SocketAddr,
     /// `namespace/name` of the client, where known.
@@ -82,4 +80,152 @@ pub struct ConnectionView {
     pub sent: u64,
     /// Bytes that the client has received.
     pub received: u64,
+}
+
+impl Connections {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Closes (resets) every connection from or to a local workload: it is gone, or not in the mesh any more.
+    pub fn close_workload(&self, workload: &WorkloadUid) {
+        for live in self.live() {
+            if live.parties.lock().local() == Some(workload) {
+                live.closing.cancel();
+            }
+        }
+    }
+
+    /// All live connections, oldest first, for `signet connections`.
+    #[must_use]
+    pub fn views(&self) -> Vec<ConnectionView> {
+        let entries: Vec<_> =
+            self.table.lock().live.iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
+        entries.into_iter().map(|(id, live)| live.view(id)).collect()
+    }
+
+    /// Moves the bytes that were relayed since the last time into the metrics.
+    pub(crate) fn flush(&self) {
+        self.live().iter().for_each(|live| live.meter.flush());
+    }
+
+    /// Enters a connection.
+    #[must_use]
+    pub(crate) fn register(self: &Arc<Self>, parties: Parties) -> Registration {
+        let live = Arc::new(Live {
+            since: SystemTime::now(),
+            parties: Mutex::new(parties),
+            meter: Arc::default(),
+            closing: CancellationToken::new(),
+        });
+        let mut table = self.table.lock();
+        let id = table.next;
+        table.next += 1;
+        table.live.insert(id, Arc::clone(&live));
+        drop(table);
+        Registration { id, connections: Arc::clone(self), live }
+    }
+
+    /// A copy, so that no connection waits for a reader.
+    fn live(&self) -> Vec<Arc<Live>> {
+        self.table.lock().live.values().cloned().collect()
+    }
+}
+
+impl Registration {
+    /// Writes down what has been learnt.
+    pub(crate) fn learn(&self, update: impl FnOnce(&mut Parties)) {
+        update(&mut self.live.parties.lock());
+    }
+
+    /// What is known until now.
+    #[must_use]
+    pub(crate) fn parties(&self) -> Parties {
+        self.live.parties.lock().clone()
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.live.meter
+    }
+
+    /// Cancelled when somebody wants the connection closed.
+    #[must_use]
+    pub(crate) fn closing(&self) -> CancellationToken {
+        self.live.closing.clone()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.connections.table.lock().live.remove(&self.id);
+    }
+}
+
+impl Live {
+    fn view(&self, id: u64) -> ConnectionView {
+        let parties = self.parties.lock().clone();
+        let bytes = self.meter.bytes();
+        ConnectionView {
+            id,
+            direction: parties.direction,
+            path: parties.path,
+            source: parties.source.address,
+            source_workload: full_name(&parties.source),
+            destination: parties.application.unwrap_or(parties.destination.address),
+            destination_workload: full_name(&parties.destination),
+            source_identity: parties.source.identity,
+            destination_identity: parties.destination.identity,
+            service: parties.service.map(|service| service.hostname.to_string()),
+            policy: parties.policy.map(|policy| policy.to_string()),
+            since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            sent: bytes.sent,
+            received: bytes.received,
+        }
+    }
+}
+
+fn full_name(party: &Party) -> Option<String> {
+    Some(format!("{}/{}", party.namespace()?, party.name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::testing;
+
+    fn parties(direction: Direction) -> Parties {
+        let mut parties =
+            Parties::between(direction, "10.0.0.1:1".parse().unwrap(), "10.0.0.2:15008".parse().unwrap());
+        parties.source.workload = Some(testing::workload("client"));
+        parties.destination.workload = Some(testing::workload("server"));
+        parties.application = Some("10.0.0.2:80".parse().unwrap());
+        parties
+    }
+
+    #[test]
+    fn a_connection_is_listed_until_its_guard_is_dropped() {
+        let connections = Arc::new(Connections::new());
+        let registration = connections.register(parties(Direction::Inbound));
+        registration.learn(|parties| parties.path = Some(Path::Hbone));
+        let [view] = &connections.views()[..] else { panic!("not one connection") };
+        assert_eq!(view.path, Some(Path::Hbone));
+        assert_eq!(view.destination.to_string(), "10.0.0.2:80");
+        assert_eq!(view.destination_workload.as_deref(), Some("ns/server"));
+        drop(registration);
+        assert!(connections.views().is_empty());
+    }
+
+    #[test]
+    fn closing_a_workload_closes_the_connections_it_has_on_this_node() {
+        let connections = Arc::new(Connections::new());
+        let outbound = connections.register(parties(Direction::Outbound));
+        let inbound = connections.register(parties(Direction::Inbound));
+        connections.close_workload(&testing::workload("server").uid);
+        assert!(inbound.closing().is_cancelled());
+        assert!(!outbound.closing().is_cancelled(), "the server of an outbound connection is another node's");
+    }
 }

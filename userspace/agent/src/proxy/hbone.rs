@@ -191,3 +191,34 @@ impl AsyncWrite for Tunnel {
         todo!("H5")
     }
 }
+
+impl crate::net::Leg for Tunnel {
+    fn arm(&mut self) -> std::io::Result<()> {
+        todo!("H5")
+    }
+    fn complete(&mut self) {
+        todo!("H5")
+    }
+    fn poll_receive(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<Option<bytes::Bytes>>> {
+        todo!("H5")
+    }
+    fn release(&mut self, _: usize) {
+        todo!("H5")
+    }
+    fn poll_send(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+        _: &mut bytes::Bytes,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        todo!("H5")
+    }
+    fn poll_end(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        todo!("H5")
+    }
+    fn poll_broken(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Error> {
+        todo!("H5")
+    }
+}

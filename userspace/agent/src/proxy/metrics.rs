@@ -1,19 +1,123 @@
-//! Istio's TCP metrics, under Istio's names and labels (H6).
+//! Istio's TCP metrics, under Istio's names and labels (contracts of istio/ztunnel `src/proxy/metrics.rs`).
+//!
+//! One table from label set to five counters, so that a connection looks its labels up once and adds to atomics after
+//! that. The bytes of live connections are moved into the counters at each scrape: there is no timer, and a download of
+//! an hour is seen while it runs. `received` is what the server received and `sent` what it sent, on both reporters:
+//! Istio's convention (istio/istio#32399).
 
+mod labels;
+
+use std::collections::HashMap;
+use std::fmt::Error;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+
+pub(crate) use self::labels::{Labels, ResponseFlags};
 
 use super::connections::Connections;
 use crate::telemetry::Registry;
 
-/// The metric families of connections. Written by each connection's outcome and by one reporting task; read at scrape.
+/// The metric families of connections. Written by each connection's outcome and at scrape; read at scrape.
 #[derive(Debug)]
-pub struct Metrics {}
+pub struct Metrics {
+    table: Arc<Table>,
+}
+
+/// The counters of one label set.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    failed: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Table {
+    /// Never shrinks: Prometheus counters must not vanish; bounded by [`MAX_LABEL_SETS`].
+    counters: RwLock<HashMap<Labels, Arc<Counters>>>,
+    connections: Arc<Connections>,
+}
 
 impl Metrics {
     /// Registers `istio_tcp_*` in `registry`. The bytes of `connections` are counted at each scrape, while they live.
     #[must_use]
     pub fn new(registry: &mut Registry, connections: Arc<Connections>) -> Self {
-        let _ = (registry, connections);
-        todo!("H6")
+        let table = Arc::new(Table { counters: RwLock::default(), connections });
+        registry.sub_registry_with_prefix("istio").register_collector(Box::new(Arc::clone(&table)));
+        Self { table }
+    }
+
+    /// The counters of a label set. Where there are too many sets already, those of its summary.
+    #[must_use]
+    pub(crate) fn counters(&self, labels: Labels) -> Arc<Counters> {
+        if let Some(counters) = self.table.counters.read().get(&labels) {
+            return Arc::clone(counters);
+        }
+        let mut table = self.table.counters.write();
+        let labels = if table.len() < MAX_LABEL_SETS { labels } else { labels.summary() };
+        Arc::clone(table.entry(labels).or_default())
     }
 }
+
+impl Counters {
+    /// A connection was established.
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    /// An established connection ended.
+    pub(crate) fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    /// A connection was not established.
+    pub(crate) fn failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    /// Bytes from client to server, and back.
+    pub(crate) fn add_bytes(&self, to_server: u64, to_client: u64) {
+        self.received.fetch_add(to_server, Relaxed);
+        self.sent.fetch_add(to_client, Relaxed);
+    }
+}
+
+impl Collector for Table {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        self.connections.flush();
+        let counters = self.counters.read();
+        for (name, help, value) in FAMILIES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, counters) in counters.iter() {
+                match value(counters).load(Relaxed) {
+                    0 => {}
+                    count => ConstCounter::new(count).encode(family.encode_family(labels)?)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+type Family = (&'static str, &'static str, fn(&Counters) -> &AtomicU64);
+
+/// Name without prefix and `_total`, help, value.
+const FAMILIES: [Family; 5] = [
+    ("tcp_connections_opened", "The total number of TCP connections opened", |c| &c.opened),
+    ("tcp_connections_closed", "The total number of TCP connections closed", |c| &c.closed),
+    ("tcp_connections_failed", "The total number of TCP connections that failed to establish", |c| &c.failed),
+    ("tcp_received_bytes", "The total bytes that servers received over TCP connections", |c| &c.received),
+    ("tcp_sent_bytes", "The total bytes that servers sent over TCP connections", |c| &c.sent),
+];
+
+/// About 30 MB of labels, and as much as a Prometheus server takes from one target; peers' baggage must not fill memory.
+const MAX_LABEL_SETS: usize = 20_000;

@@ -4,10 +4,8 @@
 //! connection comes: the answer is two look-ups and one random index however many endpoints there are. Services and
 //! slices arrive in any order. An endpoint answers for a VIP of its own address family only, as with kube-proxy.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::intern::ZonePool;
@@ -35,19 +33,21 @@ struct Known {
     ready: BTreeMap<Arc<str>, Ready>,
 }
 
-/// The ready endpoints of one port, IPv4 before IPv6, sorted by zone inside a family.
-#[derive(Debug, Default)]
+/// The ready endpoints of one port, by family and zone: a handful of groups, so that a connection walks them.
+#[derive(Debug)]
 struct Ready {
-    backends: Vec<Backend>,
+    groups: Vec<Group>,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Backend {
+#[derive(Debug)]
+struct Group {
     ipv6: bool,
     zone: Arc<str>,
-    address: IpAddr,
-    port: u16,
+    endpoints: Vec<(IpAddr, u16)>,
 }
+
+/// Endpoints by family and zone; a set, since one that moves between slices is in both for a moment.
+type Grouped = BTreeMap<(bool, Arc<str>), BTreeSet<(IpAddr, u16)>>;
 
 /// What a VIP's port leads to.
 pub(super) enum Choice<'a> {
@@ -168,28 +168,30 @@ impl Services {
 
 impl Known {
     fn count_ready(&mut self) {
-        self.ready.clear();
+        let mut ports: BTreeMap<Arc<str>, Grouped> = BTreeMap::new();
         for slice in self.slices.values() {
             for port in &slice.ports {
-                let ready = self.ready.entry(Arc::clone(&port.name)).or_default();
-                ready.backends.extend(slice.endpoints.iter().filter(|e| e.ready).map(|e| Backend {
-                    ipv6: e.address.is_ipv6(),
-                    zone: Arc::clone(&e.zone),
-                    address: e.address,
-                    port: port.port,
-                }));
+                let grouped = ports.entry(Arc::clone(&port.name)).or_default();
+                for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
+                    let group = (endpoint.address.is_ipv6(), Arc::clone(&endpoint.zone));
+                    grouped.entry(group).or_default().insert((endpoint.address, port.port));
+                }
             }
         }
-        for ready in self.ready.values_mut() {
-            ready.backends.sort_unstable();
-            // An endpoint that moves between slices is in both for a moment.
-            ready.backends.dedup();
-            ready.backends.shrink_to_fit();
-        }
+        self.ready = ports.into_iter().map(|(name, grouped)| (name, Ready::of(grouped))).collect();
     }
 }
 
 impl Ready {
+    fn of(grouped: Grouped) -> Self {
+        let group = |((ipv6, zone), endpoints): ((bool, Arc<str>), BTreeSet<_>)| Group {
+            ipv6,
+            zone,
+            endpoints: endpoints.into_iter().collect(),
+        };
+        Self { groups: grouped.into_iter().map(group).collect() }
+    }
+
     /// One of the same zone where there is one, otherwise any; `random(n)` gives an index below `n`.
     fn choose(
         &self,
@@ -198,32 +200,24 @@ impl Ready {
         except: &[SocketAddr],
         random: impl Fn(usize) -> usize,
     ) -> Option<SocketAddr> {
-        let near = match zone {
-            "" => 0..0,
-            zone => self.range(|b| (b.ipv6, &*b.zone).cmp(&(ipv6, zone))),
-        };
-        let family = self.range(|b| b.ipv6.cmp(&ipv6));
-        [near, family].into_iter().find_map(|range| pick(&self.backends[range], except, &random))
-    }
-
-    fn range(&self, order: impl Fn(&Backend) -> Ordering) -> Range<usize> {
-        let start = self.backends.partition_point(|b| order(b) == Ordering::Less);
-        let end = self.backends.partition_point(|b| order(b) != Ordering::Greater);
-        start..end
-    }
-}
-
-impl Backend {
-    fn socket(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
+        let family = self.groups.iter().filter(|group| group.ipv6 == ipv6);
+        let near = family.clone().filter(|group| !zone.is_empty() && *group.zone == *zone);
+        pick(near, except, &random).or_else(|| pick(family, except, &random))
     }
 }
 
 /// A random one, or the next that has not just failed.
-fn pick(backends: &[Backend], except: &[SocketAddr], random: impl Fn(usize) -> usize) -> Option<SocketAddr> {
-    if backends.is_empty() {
+fn pick<'a>(
+    groups: impl Iterator<Item = &'a Group> + Clone,
+    except: &[SocketAddr],
+    random: impl Fn(usize) -> usize,
+) -> Option<SocketAddr> {
+    let count = groups.clone().map(|group| group.endpoints.len()).sum();
+    if count == 0 {
         return None;
     }
-    let (before, after) = backends.split_at(random(backends.len()));
-    after.iter().chain(before).map(Backend::socket).find(|socket| !except.contains(socket))
+    let first = random(count);
+    let all = groups.flat_map(|group| &group.endpoints);
+    let from_first = all.clone().skip(first).chain(all.take(first));
+    from_first.map(|(address, port)| SocketAddr::new(*address, *port)).find(|to| !except.contains(to))
 }

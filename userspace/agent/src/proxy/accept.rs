@@ -1,0 +1,110 @@
+//! The accept loop: one for each listener. Bounded, and it survives what `accept` can throw at it.
+//!
+//! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it closes the
+//! listener and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
+//! our memory takes the flood. Out of file descriptors, it waits until one of its own connections has given one back.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::addr::{Local, Peer};
+use crate::drain::Watch;
+
+/// A connection as `accept` gave it.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) stream: TcpStream,
+    /// Its other end.
+    pub(crate) peer: Peer,
+    /// This end: on steered sockets, where the client wanted to go.
+    pub(crate) local: Local,
+}
+
+/// Accepts until the drain begins, serving each connection in a task of its own; returns when all have ended.
+pub(crate) async fn accept<S, F>(listener: TcpListener, drain: Watch, serve: S)
+where
+    S: Fn(Accepted) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut exhausted = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.stopped() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = next(&listener), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok(accepted) => {
+                    recovered(&listener, &mut exhausted);
+                    connections.spawn(serve(accepted));
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    out_of_resources(&listener, &mut exhausted, &error);
+                    // A descriptor of this loop, or a while in which others may have freed one.
+                    if let Ok(Some(ended)) = timeout(EXHAUSTED_WAIT, freed(&mut connections)).await {
+                        report(ended);
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
+    }
+}
+
+async fn next(listener: &TcpListener) -> io::Result<Accepted> {
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    let local = Local::new(stream.local_addr()?);
+    Ok(Accepted { stream, peer: Peer::new(peer), local })
+}
+
+/// accept(2): errors that are pending on the new connection come out of `accept`; the next one is another's.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Never resolves while there are no connections: the caller bounds it.
+async fn freed(connections: &mut JoinSet<()>) -> Option<Result<(), tokio::task::JoinError>> {
+    if connections.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    connections.join_next().await
+}
+
+/// A task that panicked has written its outcome while unwinding; it takes no other connection with it.
+pub(crate) fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(panic) = ended
+        && panic.is_panic()
+    {
+        error!(%panic, "a connection's task panicked");
+    }
+}
+
+fn out_of_resources(listener: &TcpListener, exhausted: &mut bool, error: &io::Error) {
+    if !std::mem::replace(exhausted, true) {
+        let listener = listener.local_addr().map(tracing::field::display).ok();
+        warn!(listener, %error, "cannot accept connections; raise the limit of open files, or find who holds them");
+    }
+}
+
+fn recovered(listener: &TcpListener, exhausted: &mut bool) {
+    if std::mem::replace(exhausted, false) {
+        let listener = listener.local_addr().map(tracing::field::display).ok();
+        info!(listener, "accepting connections again");
+    }
+}
+
+/// Of one listener. Ten thousand idle connections to a pod are legal; memory for more than this is not given.
+const MAX_CONNECTIONS: usize = 32_768;
+/// Descriptors are also freed by other loops, of which this one hears nothing.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);

@@ -1,0 +1,317 @@
+//! Inbound connections, from the wire to their outcome: HBONE, and plaintext where policy has it.
+//!
+//! ```text
+//! authenticate -> [each CONNECT] tunnelled -> authorize [Permit] -> connect -> 200, relay -> Outcome
+//!                                direct    -> authorize [Permit] -> connect -> relay      -> Outcome
+//! ```
+//!
+//! The identity is in the handshake, so it comes first; after that a CONNECT and a plaintext connection go the same way.
+//! Only [`Permitted`] can dial the application, and its permit is asked for again whenever the policy changes. The
+//! application sees the client's address as its peer.
+
+mod hello;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use self::hello::{Client, authenticate};
+use super::accept::{Accepted, report};
+use super::authority::Authority;
+use super::baggage::{self, Baggage};
+use super::failure::Failure;
+use super::hbone::{Incoming, Server};
+use super::outcome::Outcome;
+use super::parties::{Direction, Parties, Path};
+use super::sandbox::{LocalWorkload, Sandbox};
+use super::{Context, parties::Party};
+use crate::addr::{ENGINE_PORTS, Local, Peer};
+use crate::net::{Leg, dial_transparent, relay};
+use crate::policy::{Flow, Permit};
+use crate::state::{State, Workload};
+use signet_identity::SpiffeId;
+
+/// Serves one HBONE connection: the handshake, then each CONNECT in a task of its own.
+pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accepted: Accepted) {
+    let mut parties = Parties::between(Direction::Inbound, accepted.peer.socket(), accepted.local.socket());
+    parties.path = Some(Path::Hbone);
+    match authenticate(context, sandbox, accepted).await {
+        Ok((h2, client)) => serve_tunnels(context, sandbox, h2, Arc::new(client)).await,
+        Err(failure) => Outcome::begin(context, parties).end(Err(failure)),
+    }
+}
+
+/// Serves one connection that came in clear. The client is reset where it cannot be served.
+pub(crate) async fn serve_plaintext(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
+    let Accepted { stream, peer, local } = accepted;
+    let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
+    parties.path = Some(Path::Plaintext);
+    let mut outcome = Outcome::begin(context, parties);
+    let closing = outcome.closing();
+    let arrival = Arrival { context, sandbox, outcome: &mut outcome, peer, dialled: local, identity: None };
+    let result = tokio::select! {
+        result = follow_plaintext(arrival, stream) => result,
+        () = closing.cancelled() => Err(Failure::Closed),
+    };
+    outcome.end(result);
+}
+
+async fn follow_plaintext(arrival: Arrival<'_>, mut client: TcpStream) -> Result<(), Failure> {
+    // Every way out of here but the relay's orderly end is a reset.
+    client.arm().map_err(Failure::Gone)?;
+    let arrived = arrival.direct()?;
+    let permitted = arrived.authorize()?;
+    let connected = permitted.connect().await?;
+    connected.relay(client).await
+}
+
+/// Ends when the client does, or when the drain has begun and the last tunnel has ended.
+async fn serve_tunnels<IO>(
+    context: &Arc<Context>,
+    sandbox: &Arc<Sandbox>,
+    mut h2: Server<IO>,
+    client: Arc<Client>,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut tunnels = JoinSet::new();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            request = h2.next() => match request {
+                Some(Ok(incoming)) => {
+                    let (context, sandbox) = (Arc::clone(context), Arc::clone(sandbox));
+                    tunnels.spawn(serve_tunnel(context, sandbox, Arc::clone(&client), incoming));
+                }
+                Some(Err(error)) => {
+                    debug!(peer = %client.peer, %error, "HBONE connection broke");
+                    break;
+                }
+                None => break,
+            },
+            Some(ended) = tunnels.join_next() => report(ended),
+            () = context.drain.stopped(), if !draining => {
+                draining = true;
+                h2.shutdown();
+            }
+        }
+    }
+    while let Some(ended) = tunnels.join_next().await {
+        report(ended);
+    }
+}
+
+async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<Client>, incoming: Incoming) {
+    let mut parties = Parties::between(Direction::Inbound, client.peer.socket(), client.dialled.socket());
+    parties.path = Some(Path::Hbone);
+    parties.source.identity = Some(client.identity.clone());
+    parties.source.baggage = incoming.header("baggage").map(Baggage::parse);
+    let mut outcome = Outcome::begin(&context, parties);
+    let closing = outcome.closing();
+    let arrival = Arrival {
+        context: &context,
+        sandbox: &sandbox,
+        outcome: &mut outcome,
+        peer: client.peer,
+        dialled: client.dialled,
+        identity: Some(&client.identity),
+    };
+    let result = tokio::select! {
+        result = follow_tunnel(arrival, &client, incoming) => result,
+        () = closing.cancelled() => Err(Failure::Closed),
+    };
+    outcome.end(result);
+}
+
+async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, incoming: Incoming) -> Result<(), Failure> {
+    match admit(arrival, client, incoming.authority()).await {
+        Ok(connected) => {
+            let baggage = baggage::of(&connected.arrived.local.workload);
+            let tunnel = incoming.accept(Some(&baggage)).map_err(Failure::Unanswered)?;
+            connected.relay(tunnel).await
+        }
+        Err(failure) => {
+            incoming.refuse(failure.status());
+            Err(failure)
+        }
+    }
+}
+
+/// All that must have succeeded before an HBONE client is told 200.
+async fn admit<'a>(arrival: Arrival<'a>, client: &Client, authority: &str) -> Result<Connected<'a>, Failure> {
+    let arrived = arrival.tunnelled(client, &Authority::parse(authority)?)?;
+    let permitted = arrived.authorize()?;
+    permitted.connect().await
+}
+
+/// A connection that wants in.
+struct Arrival<'a> {
+    context: &'a Context,
+    sandbox: &'a Sandbox,
+    outcome: &'a mut Outcome,
+    peer: Peer,
+    /// The address that the client dialled.
+    dialled: Local,
+    /// Who the client has proved to be; `None` in clear.
+    identity: Option<&'a SpiffeId>,
+}
+
+/// It is known for whom.
+struct Arrived<'a> {
+    arrival: Arrival<'a>,
+    local: Arc<LocalWorkload>,
+    application: SocketAddr,
+}
+
+/// The policy lets it in. Made by [`Arrived::authorize`] alone.
+struct Permitted<'a> {
+    arrived: Arrived<'a>,
+    /// Marked as seen before the permit was asked for, so that no change in between is missed.
+    epoch: watch::Receiver<u64>,
+}
+
+/// The application has accepted.
+struct Connected<'a> {
+    arrived: Arrived<'a>,
+    epoch: watch::Receiver<u64>,
+    application: TcpStream,
+}
+
+impl<'a> Arrival<'a> {
+    /// The application that a CONNECT asks for: on the address that was dialled, and of the workload whose certificate
+    /// the client has seen.
+    fn tunnelled(self, client: &Client, authority: &Authority) -> Result<Arrived<'a>, Failure> {
+        let port = match authority {
+            Authority::Address(address) if address.ip() == self.dialled.ip() => address.port(),
+            Authority::Address(_) => {
+                let (authority, dialled) = (authority.to_string(), self.dialled.socket());
+                return Err(Failure::ForeignAuthority { authority, dialled });
+            }
+            Authority::Service { hostname, port } => self
+                .context
+                .state
+                .target_port(hostname, *port, self.dialled.ip())
+                .ok_or_else(|| Failure::ForeignService(authority.to_string()))?,
+        };
+        let arrived = self.at(port)?;
+        if arrived.local.workload.uid != client.server {
+            return Err(Failure::NoOwner(port));
+        }
+        Ok(arrived)
+    }
+
+    /// The application that was dialled.
+    fn direct(self) -> Result<Arrived<'a>, Failure> {
+        let port = self.dialled.port();
+        self.at(port)
+    }
+
+    fn at(self, port: u16) -> Result<Arrived<'a>, Failure> {
+        if ENGINE_PORTS.contains(&port) {
+            return Err(Failure::SelfCall(port));
+        }
+        let local = self.sandbox.owner(&*self.context.origins, port)?;
+        let application = SocketAddr::new(self.dialled.ip(), port);
+        self.outcome.learn(|parties| {
+            parties.application = Some(application);
+            parties.destination.workload = Some(Arc::clone(&local.workload));
+            parties.destination.identity = self.identity.map(|_| local.workload.identity.clone());
+            parties.source.workload = workload_of(&self.context.state, &parties.source);
+        });
+        Ok(Arrived { arrival: self, local, application })
+    }
+}
+
+impl<'a> Arrived<'a> {
+    fn authorize(self) -> Result<Permitted<'a>, Failure> {
+        let mut epoch = self.arrival.context.policy_epoch.clone();
+        epoch.mark_unchanged();
+        let state = &self.arrival.context.state;
+        // Whoever removes the workload closes the connections that are known to be its own: this one is, by now.
+        let local = self.arrival.sandbox.current(&self.local.workload.uid).ok_or(Failure::Closed)?;
+        let flow = self.flow(&local.workload);
+        let shadow = state.shadow(&flow);
+        self.arrival.outcome.learn(|parties| parties.shadow = shadow);
+        let permit = state.authorize(&flow).map_err(Failure::Denied)?;
+        self.note(&permit);
+        Ok(Permitted { arrived: self, epoch })
+    }
+
+    fn flow<'f>(&self, workload: &'f Workload) -> Flow<'f>
+    where
+        'a: 'f,
+    {
+        let source_ip = self.arrival.peer.ip();
+        Flow {
+            identity: self.arrival.identity,
+            source_ip,
+            // No proxy in front of us is trusted to name another client.
+            remote_ip: source_ip,
+            namespace: &workload.namespace,
+            labels: &workload.labels,
+            destination_ip: self.application.ip(),
+            destination_port: self.application.port(),
+        }
+    }
+
+    fn note(&self, permit: &Permit) {
+        self.arrival.outcome.learn(|parties| parties.policy = permit.rule().map(Arc::from));
+    }
+
+    /// Resolves when the connection has lost its permit: asks again after each change of the policy.
+    async fn lost_permit(&self, mut epoch: watch::Receiver<u64>) -> Failure {
+        while epoch.changed().await.is_ok() {
+            let Some(local) = self.arrival.sandbox.current(&self.local.workload.uid) else {
+                return Failure::Closed;
+            };
+            let flow = self.flow(&local.workload);
+            match self.arrival.context.state.authorize(&flow) {
+                Ok(permit) => self.note(&permit),
+                Err(denial) => return Failure::Revoked(denial),
+            }
+        }
+        // Nobody is left to change the policy: the engine stops, and lets connections finish.
+        std::future::pending().await
+    }
+}
+
+impl<'a> Permitted<'a> {
+    async fn connect(self) -> Result<Connected<'a>, Failure> {
+        let Self { arrived, epoch } = self;
+        let Arrival { context, sandbox, peer, .. } = &arrived.arrival;
+        // Port 0: the engine holds connections from the client's own ports in this namespace, and a mirrored tuple would
+        // get their packets.
+        let client = SocketAddr::new(peer.ip(), 0);
+        let application =
+            dial_transparent(&sandbox.netns, client, arrived.application, context.timeouts.connect)
+                .await
+                .map_err(Failure::Connect)?;
+        Ok(Connected { arrived, epoch, application })
+    }
+}
+
+impl Connected<'_> {
+    async fn relay(self, client: impl Leg) -> Result<(), Failure> {
+        let Self { arrived, epoch, application } = self;
+        arrived.arrival.outcome.opened();
+        let meter = arrived.arrival.outcome.meter();
+        tokio::select! {
+            ended = relay(client, application, &meter.traffic) => ended.map_err(Failure::Relay),
+            failure = arrived.lost_permit(epoch) => Err(failure),
+        }
+    }
+}
+
+/// The client's workload, by its address; where it has proved who it is, only one with that identity.
+fn workload_of(state: &State, source: &Party) -> Option<Arc<Workload>> {
+    let candidates = state.workloads_at(source.address.ip());
+    match &source.identity {
+        Some(identity) => candidates.into_iter().find(|workload| workload.identity == *identity),
+        None => candidates.into_iter().find(|workload| !workload.host_network),
+    }
+}

@@ -1,0 +1,56 @@
+//! The first words of an HBONE connection: TLS, the client's SVID, HTTP/2.
+//!
+//! Each wait is bounded, so a client that says nothing costs a socket for `timeouts.handshake` and no more. The
+//! certificate is chosen after the ClientHello: in the node's own namespace the SNI says for which workload.
+
+use std::time::Duration;
+
+use signet_identity::SpiffeId;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use crate::addr::{Local, Peer, WorkloadUid};
+use crate::mtls::Hello;
+use crate::proxy::Context;
+use crate::proxy::accept::Accepted;
+use crate::proxy::failure::Failure;
+use crate::proxy::hbone::Server;
+use crate::proxy::sandbox::Sandbox;
+
+/// An HBONE client that has proved who it is.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// Its address.
+    pub(super) peer: Peer,
+    /// The address that it dialled.
+    pub(super) dialled: Local,
+    /// Its SPIFFE ID.
+    pub(super) identity: SpiffeId,
+    /// The workload whose certificate it has seen.
+    pub(super) server: WorkloadUid,
+}
+
+/// Shakes hands.
+///
+/// # Errors
+/// Whose fault it was that there is no connection.
+pub(super) async fn authenticate(
+    context: &Context,
+    sandbox: &Sandbox,
+    accepted: Accepted,
+) -> Result<(Server<TlsStream<TcpStream>>, Client), Failure> {
+    let Accepted { stream, peer, local: dialled } = accepted;
+    let wait = context.timeouts.handshake;
+    let hello = within(wait, Hello::read(stream)).await?.map_err(Failure::Handshake)?;
+    let local = sandbox.addressee(&*context.origins, hello.sni())?;
+    let endpoint = local.endpoint(context.timeouts.svid).await?;
+    let (tls, authenticated) = within(wait, hello.accept(&endpoint)).await?.map_err(Failure::Handshake)?;
+    let h2 = within(wait, Server::handshake(tls)).await?.map_err(Failure::Http2)?;
+    let server = local.workload.uid.clone();
+    Ok((h2, Client { peer, dialled, identity: authenticated.peer, server }))
+}
+
+async fn within<T>(wait: Duration, step: impl Future<Output = T>) -> Result<T, Failure> {
+    timeout(wait, step).await.map_err(|_| Failure::HandshakeTimeout(wait))
+}

@@ -1,0 +1,254 @@
+//! One captured connection, from the kernel's record to its outcome.
+//!
+//! ```text
+//! captured -> identify -> resolve -> authorize -> connect -> relay -> Outcome
+//! ```
+//!
+//! Each step consumes the one before, and only [`Authorized`] can dial. What is authorised here is the path: a
+//! destination in the mesh is reached over mTLS with an SVID of the client's own, or not at all. Whether the client may
+//! talk to it is decided by the server's side, which knows its policies. Until bytes were relayed, another endpoint of
+//! the same Service is tried at most twice.
+
+mod route;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use self::route::{MeshRoute, Route};
+use super::accept::Accepted;
+use super::failure::Failure;
+use super::hbone::{ConnectRequest, HboneError, PoolKey, Tunnel};
+use super::outcome::Outcome;
+use super::parties::{Direction, Parties};
+use super::sandbox::{LocalWorkload, Sandbox};
+use super::{Context, baggage, traceparent};
+use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
+use crate::kernel::Origin;
+use crate::mtls::Endpoint;
+use crate::net::{Leg, dial, relay};
+use tokio::net::TcpStream;
+
+/// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
+pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
+    let Accepted { stream, peer, local } = accepted;
+    let parties = Parties::between(Direction::Outbound, peer.socket(), local.socket());
+    let mut outcome = Outcome::begin(context, parties);
+    let closing = outcome.closing();
+    let session = Session { context, sandbox, outcome: &mut outcome, client: stream, peer };
+    let result = tokio::select! {
+        result = follow(session, local) => result,
+        () = closing.cancelled() => Err(Failure::Closed),
+    };
+    outcome.end(result);
+}
+
+async fn follow(mut session: Session<'_>, listener: Local) -> Result<(), Failure> {
+    // Every way out of here but the relay's orderly end is a reset.
+    session.client.arm().map_err(Failure::Gone)?;
+    let captured = session.captured(listener)?;
+    let identified = captured.identify()?;
+    let resolved = identified.resolve()?;
+    let authorized = resolved.authorize().await?;
+    let connected = authorized.connect().await?;
+    connected.relay().await
+}
+
+/// What every step has.
+struct Session<'a> {
+    context: &'a Context,
+    sandbox: &'a Sandbox,
+    outcome: &'a mut Outcome,
+    client: TcpStream,
+    peer: Peer,
+}
+
+/// The kernel has a record of the connection.
+struct Captured<'a> {
+    session: Session<'a>,
+    origin: Origin,
+}
+
+/// The client is one of our workloads.
+struct Identified<'a> {
+    session: Session<'a>,
+    local: Arc<LocalWorkload>,
+    destination: OriginalDst,
+    /// Endpoints that have failed.
+    failed: Vec<SocketAddr>,
+}
+
+/// The destination leads somewhere.
+struct Resolved<'a> {
+    identified: Identified<'a>,
+    route: Route,
+}
+
+/// The way there is legal. Made by [`Resolved::authorize`] alone.
+struct Authorized<'a> {
+    identified: Identified<'a>,
+    /// The application's address.
+    application: SocketAddr,
+    way: Way,
+}
+
+enum Way {
+    Hbone { endpoint: Endpoint, request: Box<ConnectRequest> },
+    Passthrough,
+}
+
+/// The destination has answered.
+struct Connected<'a> {
+    session: Session<'a>,
+    upstream: Upstream,
+}
+
+enum Upstream {
+    Tunnel(Tunnel),
+    Plain(TcpStream),
+}
+
+impl<'a> Session<'a> {
+    /// A process that dials the listener by itself has no record, and nothing is done for it.
+    fn captured(self, listener: Local) -> Result<Captured<'a>, Failure> {
+        let origin = self
+            .context
+            .origins
+            .lookup(self.sandbox.cookie, self.peer.socket(), listener.socket())
+            .ok_or(Failure::NotCaptured)?;
+        self.outcome.learn(|parties| parties.destination.address = origin.destination.socket());
+        Ok(Captured { session: self, origin })
+    }
+}
+
+impl<'a> Captured<'a> {
+    fn identify(self) -> Result<Identified<'a>, Failure> {
+        let Origin { cgroup, destination } = self.origin;
+        let local = self.session.sandbox.workload(cgroup).ok_or(Failure::UnknownCgroup(cgroup))?;
+        self.session.outcome.learn(|parties| parties.source.workload = Some(Arc::clone(&local.workload)));
+        Ok(Identified { session: self.session, local, destination, failed: Vec::new() })
+    }
+}
+
+impl<'a> Identified<'a> {
+    fn resolve(self) -> Result<Resolved<'a>, Failure> {
+        let Context { state, zone, .. } = self.session.context;
+        let outcome = &self.session.outcome;
+        let route = Route::find(state, self.destination, zone, &self.failed).map_err(|service| {
+            outcome.learn(|parties| parties.service = Some(Arc::clone(&service)));
+            Failure::NoEndpoint(Arc::clone(&service.hostname), self.destination.port())
+        })?;
+        outcome.learn(|parties| route.describe(parties));
+        Ok(Resolved { identified: self, route })
+    }
+}
+
+impl<'a> Resolved<'a> {
+    /// A destination in the mesh needs an SVID of the client's own; one outside of it must really be outside.
+    async fn authorize(self) -> Result<Authorized<'a>, Failure> {
+        let Self { identified, route } = self;
+        let application = route.application();
+        let Session { context, sandbox, .. } = identified.session;
+        // Whoever removes the workload closes the connections that are known to be its own: this one is, by now.
+        sandbox.current(&identified.local.workload.uid).ok_or(Failure::Closed)?;
+        let way = match route {
+            Route::Mesh(mesh) => {
+                let endpoint = identified.local.endpoint(context.timeouts.svid).await?;
+                Way::Hbone { endpoint, request: Box::new(identified.request(*mesh)) }
+            }
+            Route::Passthrough { .. } => {
+                route::refuse_leak(&context.state, application)?;
+                Way::Passthrough
+            }
+        };
+        Ok(Authorized { identified, application, way })
+    }
+}
+
+impl Identified<'_> {
+    fn request(&self, mesh: MeshRoute) -> ConnectRequest {
+        let timeouts = &self.session.context.timeouts;
+        ConnectRequest {
+            key: PoolKey {
+                source: self.local.workload.uid.clone(),
+                destination: mesh.workload.uid.clone(),
+                address: SocketAddr::new(mesh.application.ip(), HBONE_PORT),
+                sni_port: mesh.workload.host_network.then_some(mesh.application.port()),
+            },
+            authority: mesh.application.to_string(),
+            expected: mesh.expected,
+            baggage: baggage::of(&self.local.workload),
+            forwarded_for: self.session.peer.socket(),
+            traceparent: traceparent::generate(),
+            // The server dials its application before it answers, and may take as long for it as we for the server.
+            timeout: timeouts.connect + timeouts.handshake,
+        }
+    }
+}
+
+impl<'a> Authorized<'a> {
+    async fn connect(mut self) -> Result<Connected<'a>, Failure> {
+        loop {
+            match self.dial().await {
+                Ok(upstream) => return Ok(Connected { session: self.identified.session, upstream }),
+                Err(failure) => self = self.another(failure)?.authorize().await?,
+            }
+        }
+    }
+
+    async fn dial(&mut self) -> Result<Upstream, Failure> {
+        let Session { context, sandbox, outcome, .. } = &mut self.identified.session;
+        match &self.way {
+            Way::Passthrough => {
+                let stream = dial(&sandbox.netns, self.application, context.timeouts.connect).await;
+                stream.map(Upstream::Plain).map_err(Failure::Connect)
+            }
+            Way::Hbone { endpoint, request } => {
+                let opened = context.pool.open(&sandbox.netns, endpoint, (**request).clone()).await;
+                let server = match &opened {
+                    Ok((_, opened)) => Some(opened.peer.clone()),
+                    // It answered, so it has proved to be who was expected.
+                    Err(HboneError::Status(..)) if request.expected.len() == 1 => {
+                        request.expected.first().cloned()
+                    }
+                    Err(_) => None,
+                };
+                let client = server.is_some().then(|| self.identified.local.workload.identity.clone());
+                outcome.learn(|parties| {
+                    parties.source.identity = client;
+                    parties.destination.identity = server;
+                });
+                let (tunnel, _) = opened.map_err(Failure::Tunnel)?;
+                Ok(Upstream::Tunnel(tunnel))
+            }
+        }
+    }
+
+    /// Another endpoint of the same Service, where the failure was the last one's own; otherwise the failure.
+    fn another(self, failure: Failure) -> Result<Resolved<'a>, Failure> {
+        let mut identified = self.identified;
+        if !failure.is_endpoints_own() || identified.failed.len() == MAX_RETRIES {
+            return Err(failure);
+        }
+        identified.failed.push(self.application);
+        let tried = identified.failed.clone();
+        // A Service with nothing else to offer, or a destination that is no Service: the first failure is the truth.
+        let Ok(resolved) = identified.resolve() else { return Err(failure) };
+        if tried.contains(&resolved.route.application()) { Err(failure) } else { Ok(resolved) }
+    }
+}
+
+impl Connected<'_> {
+    async fn relay(self) -> Result<(), Failure> {
+        let Session { outcome, client, .. } = self.session;
+        outcome.opened();
+        let meter = outcome.meter();
+        match self.upstream {
+            Upstream::Tunnel(tunnel) => relay(client, tunnel, &meter.traffic).await,
+            Upstream::Plain(server) => relay(client, server, &meter.traffic).await,
+        }
+        .map_err(Failure::Relay)
+    }
+}
+
+/// Each of them may take `timeouts.connect`, and the application waits.
+const MAX_RETRIES: usize = 2;

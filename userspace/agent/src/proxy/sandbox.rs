@@ -1,0 +1,121 @@
+//! One network namespace with the engine's listeners in it, and the workloads that live there.
+//!
+//! A pod's has one workload; the node's own has the hostNetwork pods and systemd services, which share its addresses and
+//! are told apart by the cgroup of the connecting socket (outbound) or of the listening one (inbound).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use signet_identity::X509Svid;
+use tokio::time::timeout;
+
+use super::OriginLookup;
+use super::failure::Failure;
+use super::sni;
+use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
+use crate::mtls::Endpoint;
+use crate::net::Netns;
+use crate::state::Workload;
+use crate::svid::Credentials;
+
+/// One network namespace with the engine's listeners in it: a pod's (one workload), or the node's own (several).
+pub struct Sandbox {
+    /// Where.
+    pub netns: Netns,
+    /// The same, as the kernel calls it.
+    pub cookie: NetnsCookie,
+    /// The node's own namespace: inbound is told apart by port.
+    pub host: bool,
+    /// Who lives there, by cgroup. Written by `reconcile`, read per connection.
+    pub workloads: RwLock<HashMap<CgroupId, Arc<LocalWorkload>>>,
+}
+
+/// One enrolled workload of this node.
+pub struct LocalWorkload {
+    /// As the mesh knows it. The whole `LocalWorkload` is replaced when labels change.
+    pub workload: Arc<Workload>,
+    credentials: Credentials,
+    /// The rustls configurations of the SVID they were made of. Written by the first connection after a rotation.
+    endpoint: Mutex<Option<(Arc<X509Svid>, Endpoint)>>,
+}
+
+impl LocalWorkload {
+    /// A workload and its claim on an SVID.
+    #[must_use]
+    pub fn new(workload: Arc<Workload>, credentials: Credentials) -> Self {
+        Self { workload, credentials, endpoint: Mutex::new(None) }
+    }
+
+    /// The mTLS configurations of its current SVID; waits for the first SVID at most `wait`.
+    ///
+    /// # Errors
+    /// There is no SVID, or not in time, or rustls does not take it.
+    pub(crate) async fn endpoint(&self, wait: Duration) -> Result<Endpoint, Failure> {
+        let mut credentials = self.credentials.clone();
+        let svid = timeout(wait, credentials.get())
+            .await
+            .map_err(|_| Failure::SvidTimeout(wait))?
+            .map_err(Failure::Svid)?;
+        let mut cached = self.endpoint.lock();
+        if let Some((of, endpoint)) = &*cached
+            && Arc::ptr_eq(of, &svid)
+        {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = Endpoint::new(&svid).map_err(Failure::Endpoint)?;
+        *cached = Some((svid, endpoint.clone()));
+        Ok(endpoint)
+    }
+}
+
+impl Sandbox {
+    /// The workload that a cgroup is.
+    #[must_use]
+    pub(crate) fn workload(&self, cgroup: CgroupId) -> Option<Arc<LocalWorkload>> {
+        self.workloads.read().get(&cgroup).cloned()
+    }
+
+    /// The workload as it is now; `None` when it has left.
+    #[must_use]
+    pub(crate) fn current(&self, uid: &WorkloadUid) -> Option<Arc<LocalWorkload>> {
+        self.workloads.read().values().find(|local| local.workload.uid == *uid).cloned()
+    }
+
+    /// The workload whose application listens on `port`.
+    ///
+    /// # Errors
+    /// It cannot be told, or is none of the mesh.
+    pub(crate) fn owner(&self, origins: &dyn OriginLookup, port: u16) -> Result<Arc<LocalWorkload>, Failure> {
+        if !self.host {
+            return self.sole();
+        }
+        let cgroup = origins.port_owner(self.cookie, port).ok_or(Failure::NoOwner(port))?;
+        self.workload(cgroup).ok_or(Failure::NoOwner(port))
+    }
+
+    /// The workload that an HBONE client means, as far as it can tell before the handshake. Pods ignore the SNI.
+    ///
+    /// # Errors
+    /// It cannot be told, or is none of the mesh.
+    pub(crate) fn addressee(
+        &self,
+        origins: &dyn OriginLookup,
+        server_name: Option<&str>,
+    ) -> Result<Arc<LocalWorkload>, Failure> {
+        match server_name.and_then(sni::port) {
+            Some(port) if self.host => self.owner(origins, port),
+            _ => self.sole(),
+        }
+    }
+
+    fn sole(&self) -> Result<Arc<LocalWorkload>, Failure> {
+        let workloads = self.workloads.read();
+        match workloads.len() {
+            0 => Err(Failure::Closed),
+            1 => workloads.values().next().cloned().ok_or(Failure::Closed),
+            _ => Err(Failure::AmbiguousOwner),
+        }
+    }
+}

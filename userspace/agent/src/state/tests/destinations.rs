@@ -1,0 +1,149 @@
+//! Where an address leads.
+
+use std::collections::HashSet;
+
+use super::*;
+
+#[test]
+fn a_pod_address_leads_to_its_workload_with_the_port_unchanged() {
+    let state = with(&[Event::Workload(pod("u1", &["10.0.0.1"]).into())]);
+    assert_eq!(target(&state, "10.0.0.1", 8080), "workload u1 10.0.0.1:8080");
+    assert_eq!(target(&state, "10.0.0.2", 8080), "unknown");
+}
+
+#[test]
+fn a_vip_leads_to_the_target_port_of_a_ready_endpoint() {
+    let state = with(&[
+        Event::Workload(pod("u1", &["10.0.0.1"]).into()),
+        Event::Service(service("web", VIP, &[("http", 80)])),
+        slice("web-1", "web", &[("http", 8080)], &[("10.0.0.1", true, ""), ("10.0.0.2", false, "")]),
+    ]);
+    assert_eq!(target(&state, VIP, 80), "workload u1 10.0.0.1:8080 of web");
+}
+
+#[test]
+fn an_endpoint_that_is_no_workload_is_an_endpoint() {
+    let state = with(&[
+        slice("web-1", "web", &[("", 8080)], &[("203.0.113.1", true, "")]),
+        Event::Service(service("web", VIP, &[("", 80)])),
+    ]);
+    assert_eq!(target(&state, VIP, 80), "endpoint 203.0.113.1:8080 of web");
+}
+
+#[test]
+fn a_vip_without_that_port_or_a_ready_endpoint_is_no_endpoint() {
+    let state = with(&[Event::Service(service("web", VIP, &[("http", 80)]))]);
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web");
+    state.apply(&slice("web-1", "web", &[("http", 8080)], &[("10.0.0.2", false, "")]));
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web");
+    state.apply(&slice("web-1", "web", &[("http", 8080)], &[("10.0.0.2", true, "")]));
+    assert_eq!(target(&state, VIP, 80), "endpoint 10.0.0.2:8080 of web");
+    assert_eq!(target(&state, VIP, 81), "no endpoint of web");
+    state.apply(&Event::EndpointSliceGone("ns".into(), "web-1".into()));
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web");
+    state.apply(&Event::ServiceGone("ns".into(), "web".into()));
+    assert_eq!(target(&state, VIP, 80), "unknown");
+}
+
+#[test]
+fn every_endpoint_of_the_own_zone_is_used_and_no_other() {
+    let state = three_zones();
+    let seen = targets(&state, "b", &[]);
+    assert_eq!(seen, set(&["10.0.1.1:8080", "10.0.1.2:8080"]));
+}
+
+#[test]
+fn every_endpoint_is_used_from_a_zone_that_has_none() {
+    let state = three_zones();
+    let all = set(&["10.0.0.1:8080", "10.0.1.1:8080", "10.0.1.2:8080", "10.0.2.1:8080"]);
+    assert_eq!(targets(&state, "elsewhere", &[]), all);
+    assert_eq!(targets(&state, "", &[]), all);
+}
+
+#[test]
+fn a_client_without_a_zone_does_not_prefer_endpoints_without_one() {
+    let state = three_zones();
+    state.apply(&slice("web-4", "web", &[("http", 8080)], &[("10.0.3.1", true, "")]));
+    assert_eq!(targets(&state, "", &[]).len(), 5);
+}
+
+#[test]
+fn endpoints_that_have_just_failed_are_passed_over() {
+    let state = three_zones();
+    let failed: Vec<SocketAddr> = ["10.0.1.1:8080", "10.0.1.2:8080"].map(|a| a.parse().unwrap()).into();
+    assert_eq!(targets(&state, "b", &failed[..1]), set(&["10.0.1.2:8080"]));
+    assert_eq!(targets(&state, "b", &failed), set(&["10.0.0.1:8080", "10.0.2.1:8080"]));
+    let all: Vec<SocketAddr> = targets(&state, "", &[]).iter().map(|a| a.parse().unwrap()).collect();
+    assert_eq!(targets(&state, "b", &all), set(&["none"]));
+}
+
+#[test]
+fn a_vip_leads_to_endpoints_of_its_own_family() {
+    let mut dual = service("web", VIP, &[("http", 80)]);
+    dual.vips.push("fd00::80".parse().unwrap());
+    let state = with(&[
+        Event::Service(dual),
+        slice("web-4", "web", &[("http", 8080)], &[("10.0.0.1", true, "a")]),
+        slice("web-6", "web", &[("http", 8080)], &[("fd00::1", true, "a")]),
+    ]);
+    assert_eq!(target(&state, VIP, 80), "endpoint 10.0.0.1:8080 of web");
+    assert_eq!(target(&state, "fd00::80", 80), "endpoint [fd00::1]:8080 of web");
+}
+
+#[test]
+fn a_vip_that_moves_to_another_service_survives_the_end_of_the_first() {
+    let state = with(&[
+        Event::Service(service("old", VIP, &[("http", 80)])),
+        Event::Service(service("new", VIP, &[("http", 80)])),
+        Event::ServiceGone("ns".into(), "old".into()),
+    ]);
+    assert_eq!(target(&state, VIP, 80), "no endpoint of new");
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_old_one() {
+    let state = with(&[
+        Event::Service(service("web", VIP, &[("http", 80)])),
+        slice("s", "web", &[("http", 8080)], &[("10.0.0.1", true, "")]),
+        slice("s", "api", &[("http", 8080)], &[("10.0.0.1", true, "")]),
+    ]);
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web");
+}
+
+#[test]
+fn a_hostname_gives_the_target_port_of_its_own_endpoints_only() {
+    let state = with(&[
+        Event::Service(service("web", VIP, &[("http", 80), ("admin", 81)])),
+        slice("web-1", "web", &[("http", 8080)], &[("10.0.0.1", false, "")]),
+        slice("web-2", "web", &[("http", 9090)], &[("10.0.0.2", true, "")]),
+    ]);
+    let port = |port, endpoint: &str| state.target_port("web.ns.svc.cluster.local", port, ip(endpoint));
+    assert_eq!(port(80, "10.0.0.1"), Some(8080));
+    assert_eq!(port(80, "10.0.0.2"), Some(9090));
+    assert_eq!(port(80, "10.0.0.3"), None);
+    assert_eq!(port(81, "10.0.0.1"), None);
+    assert_eq!(state.target_port("other.ns.svc.cluster.local", 80, ip("10.0.0.1")), None);
+}
+
+fn three_zones() -> State {
+    with(&[
+        Event::Service(service("web", VIP, &[("http", 80)])),
+        slice("web-1", "web", &[("http", 8080)], &[("10.0.0.1", true, "a"), ("10.0.1.1", true, "b")]),
+        slice("web-2", "web", &[("http", 8080)], &[("10.0.1.2", true, "b"), ("10.0.1.1", true, "b")]),
+        slice("web-3", "web", &[("http", 8080)], &[("10.0.2.1", true, "c"), ("10.0.2.2", false, "b")]),
+    ])
+}
+
+/// What many questions for the VIP lead to. 200 draws miss one of four with a chance below 10⁻²⁴.
+fn targets(state: &State, zone: &str, except: &[SocketAddr]) -> HashSet<String> {
+    let one = |_| match state.resolve(ip(VIP), 80, zone, except) {
+        Target::Endpoint { address, port, .. } => SocketAddr::new(address, port).to_string(),
+        Target::NoEndpoint { .. } => "none".into(),
+        other => format!("{other:?}"),
+    };
+    (0..200).map(one).collect()
+}
+
+fn set(texts: &[&str]) -> HashSet<String> {
+    texts.iter().map(|text| text.to_string()).collect()
+}
