@@ -100,8 +100,6 @@ fn install_linker(compiler: &Compiler) -> Result<()> {
         .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"])
         .args(["--features", &format!("llvm-{llvm}"), "--root"])
         .arg(compiler.linker_root())
-        .arg("--target-dir")
-        .arg(workspace::tools().join("build"))
         .env("LLVM_PREFIX", prefix);
     step::run(&format!("cargo install bpf-linker {BPF_LINKER}"), &mut command)
 }

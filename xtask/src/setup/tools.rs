@@ -49,8 +49,6 @@ pub(super) fn install_cargo_deny() -> Result<()> {
     command
         .args(["install", "cargo-deny", "--version", CARGO_DENY_VERSION, "--locked", "--debug", "--root"])
         .arg(workspace::tools())
-        .arg("--target-dir")
-        .arg(workspace::tools().join("build"))
         .env("CARGO_PROFILE_DEV_DEBUG", "false");
     step::run(&format!("cargo install cargo-deny {CARGO_DENY_VERSION}"), &mut command)
 }
