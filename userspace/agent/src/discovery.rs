@@ -24,6 +24,8 @@ mod peer_authentication;
 mod pod;
 mod service;
 mod surroundings;
+#[cfg(test)]
+mod testing;
 mod workload_entry;
 
 use signet_identity::TrustDomain;
