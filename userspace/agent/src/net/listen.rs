@@ -33,7 +33,7 @@ pub struct Listeners {
     pub hbone: TcpListener,
 }
 
-/// Opens the listeners and prepares the namespace for transparent sources (`tcp_fwmark_accept`, ip rule, route; both
+/// Opens the listeners and prepares the namespace for transparent sources (fwmark settings, ip rule, route; both
 /// families; idempotent). Call it from within the runtime.
 ///
 /// # Errors
