@@ -1,0 +1,273 @@
+//! Keys and values of the maps.
+//!
+//! Every field has a fixed width, every gap is a named field that is written as zero (hash maps compare keys as bytes,
+//! padding included), and every size is asserted. Numbers are in host byte order; addresses are as they are on the wire.
+//! Booleans and enums travel as integers: a value that no variant has must not be undefined behaviour on either side.
+
+/// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2): the four words as they
+/// lie in memory in network byte order, which is how the kernel's contexts show them.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Address(pub [u32; 4]);
+
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+impl Address {
+    /// The address of an `AF_INET` context: one word in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, MAPPED, word])
+    }
+
+    /// The IPv4 address as one word in network byte order, where this is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_v4(&self) -> Option<u32> {
+        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED { Some(self.0[3]) } else { None }
+    }
+
+    /// 127.0.0.0/8, `::1`, and the unspecified addresses, which `connect` takes for loopback
+    /// (net/ipv4/route.c `ip_route_output_key_hash_rcu`, net/ipv6/tcp_ipv6.c `tcp_v6_connect`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local_host(&self) -> bool {
+        match self.as_v4() {
+            Some(word) => word == 0 || u32::from_be(word) >> 24 == 127,
+            None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && u32::from_be(self.0[3]) <= 1,
+        }
+    }
+}
+
+/// `CONFIG[0]`. Written by signetd before it attaches and when the pods' root appears; read by every program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Cgroup id of the pods' root; 0 while there is none.
+    pub pods_root: u64,
+    /// Cgroup id signetd itself runs in; its own connects pass.
+    pub engine_cgroup: u64,
+    /// Age of the heartbeat after which the engine counts as gone, in nanoseconds.
+    pub engine_timeout: u64,
+    /// Cookie of the node's own network namespace, which hostNetwork workloads share.
+    pub node_netns: u64,
+    /// 1: pods nobody knows are denied while the engine is gone; 0: they pass.
+    pub deny_unknown: u32,
+    /// 1: what cannot be protected (UDP, SCTP, raw) is denied for enrolled workloads; 0: it passes.
+    pub deny_unprotected: u32,
+}
+
+/// `WORKLOADS[cgroup id]`. Written by signetd alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// One of the `CAPTURE_*` values; any other means [`CAPTURE_NOT_READY`].
+    pub capture: u32,
+    /// 1: it shares the node's network namespace.
+    pub host_network: u32,
+    /// How many of `addresses` are set.
+    pub address_count: u32,
+    /// Always 0.
+    pub padding: u32,
+    /// Its own addresses.
+    pub addresses: [Address; MAX_ADDRESSES],
+}
+
+/// Known, not in the mesh.
+pub const CAPTURE_BYPASS: u32 = 0;
+/// In the mesh, its listeners are not up: denied.
+pub const CAPTURE_NOT_READY: u32 = 1;
+/// In the mesh: redirected to the engine.
+pub const CAPTURE_REDIRECT: u32 = 2;
+
+/// The most own addresses a workload can have. A pod has one or two; Multus adds one per extra interface.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// Where a redirected connection came from and where it wanted to go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The enrolled workload's cgroup.
+    pub cgroup: u64,
+    /// The destination before the rewrite.
+    pub destination: Address,
+    /// The destination's port.
+    pub port: u16,
+    /// Always 0.
+    pub padding: [u16; 3],
+}
+
+/// `FLOWS` key: one TCP connection. The cookie is part of it because loopback tuples repeat across pods.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The application's end.
+    pub local: Address,
+    /// The engine's end.
+    pub remote: Address,
+    /// The application's port.
+    pub local_port: u16,
+    /// The engine's port.
+    pub remote_port: u16,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// `REDIRECTED`, the storage of a redirected socket: what the close must take back. Freed with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redirected {
+    /// What `connect4/6` recorded.
+    pub origin: Origin,
+    /// What `sock_ops` published; all zero before.
+    pub flow: Flow,
+}
+
+/// `PORTS` key: a TCP port of a shared network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The port.
+    pub port: u16,
+    /// Always 0.
+    pub padding: [u16; 3],
+}
+
+/// `PORTS` value: who listens there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortOwner {
+    /// The enrolled workload's cgroup.
+    pub cgroup: u64,
+    /// Its listening sockets that the kernel saw and will see closing.
+    pub listeners: u32,
+    /// Not 0: found listening at enrolment, by signetd; nobody sees these sockets closing.
+    pub found: u32,
+    /// Not 0: sockets of two workloads listen here, so nobody can say whose a connection is.
+    pub contested: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// `BOUND`, the storage of a bound socket of a hostNetwork workload. Freed with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// The enrolled workload's cgroup.
+    pub cgroup: u64,
+    /// The port it is counted under.
+    pub port: Port,
+    /// 1 while the socket listens and is counted in `PORTS`.
+    pub listening: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+
+/// One record of `EVENTS`. Written by the programs, read by signetd.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// One of the `EVENT_*` values.
+    pub kind: u32,
+    /// Bytes of `path` that are set, without a terminating zero. [`PATH_TRUNCATED`] where it did not fit.
+    pub path_length: u32,
+    /// The cgroup (0 for `EVENT_CGROUP_*`, which carry the path).
+    pub cgroup: u64,
+    /// The cgroup's path from the root of its hierarchy, with a leading `/`.
+    pub path: [u8; MAX_PATH],
+}
+
+/// A cgroup was made.
+pub const EVENT_CGROUP_MADE: u32 = 1;
+/// A cgroup was removed.
+pub const EVENT_CGROUP_GONE: u32 = 2;
+/// A connect was denied because nobody knows the cgroup, or it is not ready.
+pub const EVENT_DENIED: u32 = 3;
+/// [`Event::path_length`] of a path that is longer than [`MAX_PATH`].
+pub const PATH_TRUNCATED: u32 = u32::MAX;
+/// The longest cgroup path an event carries. Kubelet's with systemd and containerd are about 230 bytes.
+pub const MAX_PATH: usize = 496;
+
+/// Size of `EVENTS` in bytes: room for 1,000 records.
+pub const EVENTS_SIZE: usize = 512 * 1024;
+/// The most flows between applications and one engine.
+pub const MAX_FLOWS: usize = 131_072;
+/// The most workloads of one engine, and of other cgroups it keeps an entry for.
+pub const MAX_WORKLOADS: usize = 16_384;
+/// The most listening ports of hostNetwork workloads.
+pub const MAX_PORTS: usize = 65_536;
+
+/// Index of the plaintext listener (15006) in a namespace's sockmap.
+pub const LISTENER_PLAINTEXT: u32 = 0;
+/// Index of the HBONE listener (15008) in a namespace's sockmap.
+pub const LISTENER_HBONE: u32 = 1;
+
+/// Outbound capture, on loopback in each workload's network namespace.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// HBONE (istio/ztunnel `ARCHITECTURE.md`).
+pub const HBONE_PORT: u16 = 15008;
+
+const _: () = assert!(size_of::<Address>() == 16);
+const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Workload>() == 16 + 16 * MAX_ADDRESSES);
+const _: () = assert!(size_of::<Origin>() == 32);
+const _: () = assert!(size_of::<Flow>() == 48);
+const _: () = assert!(size_of::<Redirected>() == 80);
+const _: () = assert!(size_of::<Port>() == 16);
+const _: () = assert!(size_of::<PortOwner>() == 24);
+const _: () = assert!(size_of::<Bound>() == 32);
+const _: () = assert!(size_of::<Event>() == 16 + MAX_PATH);
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Bound, Config, Flow, Origin, Port, PortOwner, Redirected, Workload};
+
+    macro_rules! pod {
+        ($($name:ty),*) => {
+            $(
+                // SAFETY: `repr(C)` of integers alone, without padding (the asserts above), so every bit pattern is a
+                // value and every byte is initialised.
+                unsafe impl aya::Pod for $name {}
+            )*
+        };
+    }
+
+    pod!(Bound, Config, Flow, Origin, Port, PortOwner, Redirected, Workload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+
+    fn v4(octets: [u8; 4]) -> Address {
+        Address::v4(u32::from_ne_bytes(octets))
+    }
+
+    fn v6(last: u8) -> Address {
+        Address([0, 0, 0, u32::from(last).to_be()])
+    }
+
+    #[test]
+    fn loopback_and_unspecified_are_the_local_host() {
+        for local in [v4([127, 0, 0, 1]), v4([127, 255, 3, 4]), v4([0; 4]), v6(0), v6(1)] {
+            assert!(local.is_local_host(), "{local:?}");
+        }
+    }
+
+    #[test]
+    fn every_other_address_is_not() {
+        for other in [v4([128, 0, 0, 1]), v4([10, 0, 0, 127]), v4([1, 0, 0, 0]), v6(2)] {
+            assert!(!other.is_local_host(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_survives_its_mapped_form() {
+        assert_eq!(v4([10, 1, 2, 3]).as_v4(), Some(u32::from_ne_bytes([10, 1, 2, 3])));
+        assert_eq!(v6(1).as_v4(), None);
+    }
+}
