@@ -1,0 +1,114 @@
+//! Who is connecting: the walk from the root of the cgroups down to the current process.
+//!
+//! The nearest ancestor with an entry wins, so a process that makes its own child cgroup keeps its workload's identity.
+//! Going down from the root needs one bounded loop and no knowledge of how deep the process is: the helper answers 0
+//! below it. Workloads deeper than [`LEVELS`] are not found; kubelet's are at 4 or 5.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_ns,
+};
+use signet_common::abi::{Config, EVENT_DENIED, Event, Workload};
+use signet_common::counter;
+use signet_common::decision::{Caller, Capture};
+
+use crate::maps::{EVENTS, HEARTBEAT, TOLD, WORKLOADS, config, count};
+
+/// How deep a workload's cgroup may be.
+const LEVELS: i32 = 24;
+/// A denied cgroup is told of at most this often, in nanoseconds: a program that connects in a loop must not fill the ring.
+const TELL_EVERY: u64 = 50_000_000;
+
+/// The current process.
+pub struct Current {
+    /// What it is to the decisions.
+    pub caller: Caller,
+    /// Its workload's cgroup, or its own where it belongs to no workload.
+    pub cgroup: u64,
+    /// Its workload's entry.
+    pub workload: Option<&'static Workload>,
+}
+
+struct Walk {
+    workload: u64,
+    leaf: u64,
+    below_pods_root: bool,
+}
+
+/// Finds out who the current process is.
+#[inline(always)]
+pub fn current() -> Current {
+    let config = config();
+    let walk = walk(config.map_or(0, |c| c.pods_root));
+    if walk.workload != 0
+        // SAFETY: entries are replaced as a whole by signetd; a reader that sees half of each errs for one connect, and
+        // `Capture::of` takes what it does not know for "not ready".
+        && let Some(workload) = unsafe { WORKLOADS.get(walk.workload) }
+    {
+        let caller = Caller::Workload(Capture::of(workload));
+        return Current { caller, cgroup: walk.workload, workload: Some(workload) };
+    }
+    Current { caller: stranger(&walk, config), cgroup: walk.leaf, workload: None }
+}
+
+/// Tells signetd that a connect of this cgroup was denied, so that it looks at it now.
+#[inline(always)]
+pub fn tell_denied(cgroup: u64) {
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a number; a torn read is not possible for an aligned u64.
+    if unsafe { TOLD.get(cgroup) }.is_some_and(|told| now - *told < TELL_EVERY) {
+        return;
+    }
+    let _ = TOLD.insert(cgroup, now, BPF_ANY.into());
+    let Some(mut event) = EVENTS.reserve(0) else { return count(counter::EVENTS_LOST) };
+    let record: *mut Event = event.as_mut_ptr();
+    // SAFETY: the record is reserved, of this size, and ours until it is submitted. The path's bytes stay as the ring
+    // had them: their length is 0.
+    unsafe {
+        (*record).kind = EVENT_DENIED;
+        (*record).path_length = 0;
+        (*record).cgroup = cgroup;
+    }
+    event.submit(0);
+}
+
+#[inline(always)]
+fn walk(pods_root: u64) -> Walk {
+    // SAFETY: takes no argument.
+    let leaf = unsafe { bpf_get_current_cgroup_id() };
+    let mut walk = Walk { workload: 0, leaf, below_pods_root: false };
+    for level in 1..LEVELS {
+        // SAFETY: takes a number; answers 0 below the current cgroup.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if id == 0 {
+            break;
+        }
+        walk.below_pods_root |= id == pods_root;
+        if WORKLOADS.get_ptr(id).is_some() {
+            walk.workload = id;
+        }
+    }
+    walk
+}
+
+#[inline(always)]
+fn stranger(walk: &Walk, config: Option<&Config>) -> Caller {
+    let Some(config) = config else { return Caller::Outside };
+    if walk.leaf == config.engine_cgroup {
+        return Caller::Engine;
+    }
+    match (walk.below_pods_root, engine_is_alive(config)) {
+        (false, _) => Caller::Outside,
+        (true, true) => Caller::UnknownPod,
+        (true, false) => Caller::UnknownPodEngineGone { deny: config.deny_unknown != 0 },
+    }
+}
+
+#[inline(always)]
+fn engine_is_alive(config: &Config) -> bool {
+    let Some(beat) = HEARTBEAT.get(0) else { return false };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    now.wrapping_sub(*beat) < config.engine_timeout
+}

@@ -1,0 +1,132 @@
+//! `sock_ops`: publishes flow → origin when the SYN leaves, takes it back when the socket closes, and counts listeners.
+//!
+//! At `TCP_CONNECT_CB` the source port is chosen and nothing has been sent (net/ipv4/tcp_output.c `tcp_connect`), so the
+//! record is there before the engine can accept. Every TCP socket that connected or listened passes `tcp_set_state` to
+//! `TCP_CLOSE` before it is freed or becomes a TIME_WAIT bucket (net/ipv4/tcp.c `tcp_done`, net/ipv4/tcp_minisocks.c
+//! `tcp_time_wait`): refused, unanswered, reset and passively closed connections all end there. So entries end exactly,
+//! and no map needs to forget.
+
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock,
+};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use signet_common::abi::{Flow, OUTBOUND_PORT, PortOwner};
+use signet_common::decision::Fault;
+
+use crate::maps::{BOUND, FLOWS, PORTS, REDIRECTED, Storage, fault, of_family, read, words};
+
+const DONE: u32 = 1;
+
+#[sock_ops]
+pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
+    // SAFETY: the kernel passes a valid context.
+    let sk = unsafe { read!(ctx.ops, __bindgen_anon_2.sk) };
+    if sk.is_null() {
+        return DONE;
+    }
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, sk),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(&ctx, sk),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(sk),
+        _ => {}
+    }
+    DONE
+}
+
+#[inline(always)]
+fn publish(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(record) = REDIRECTED.of(sk) else { return };
+    let flow = flow(ctx);
+    if flow.remote_port != OUTBOUND_PORT || !flow.remote.is_local_host() {
+        return;
+    }
+    record.flow = flow;
+    watch_close(ctx);
+    if FLOWS.insert(flow, record.origin, 0).is_err() {
+        fault(Fault::FlowNotPublished);
+    }
+}
+
+#[inline(always)]
+fn flow(ctx: &SockOpsContext) -> Flow {
+    let ops = ctx.ops;
+    // SAFETY: the kernel passes a valid context.
+    unsafe {
+        let family = read!(ops, family);
+        Flow {
+            netns: bpf_get_netns_cookie(ops.cast()),
+            local: of_family(family, read!(ops, local_ip4), words!(ops, local_ip6)),
+            remote: of_family(family, read!(ops, remote_ip4), words!(ops, remote_ip6)),
+            local_port: read!(ops, local_port) as u16,
+            // The whole word is in network byte order, unlike `local_port` (include/uapi/linux/bpf.h).
+            remote_port: u32::from_be(read!(ops, remote_port)) as u16,
+            padding: 0,
+        }
+    }
+}
+
+#[inline(always)]
+fn listen(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let Some(bound) = BOUND.of(sk) else { return };
+    if bound.listening != 0 {
+        return;
+    }
+    bound.listening = 1;
+    watch_close(ctx);
+    let owner = PortOwner { cgroup: bound.cgroup, ..PortOwner::default() };
+    // An error means that there is an entry already.
+    let _ = PORTS.insert(bound.port, owner, BPF_NOEXIST.into());
+    match PORTS.get_ptr_mut(bound.port) {
+        // SAFETY: the entry stays valid for this program's run; the fields are single aligned words.
+        Some(owner) => claim(unsafe { &mut *owner }, bound.cgroup),
+        None => {
+            fault(Fault::PortNotRecorded);
+        }
+    }
+}
+
+/// Enters a listener of `cgroup`. Whom nobody listens for any more gives way; two at once (`SO_REUSEPORT` across
+/// workloads) make the port nobody's.
+#[inline(always)]
+fn claim(owner: &mut PortOwner, cgroup: u64) {
+    if owner.cgroup != cgroup {
+        owner.contested = u32::from(owner.listeners != 0);
+        owner.cgroup = cgroup;
+        owner.found = 0;
+    }
+    owner.listeners += 1;
+}
+
+#[inline(always)]
+fn close(sk: *mut bpf_sock) {
+    if let Some(record) = REDIRECTED.of(sk) {
+        // An error means that signetd has removed it with its workload.
+        let _ = FLOWS.remove(record.flow);
+    }
+    if let Some(bound) = BOUND.of(sk)
+        && bound.listening != 0
+    {
+        bound.listening = 0;
+        release(bound.port);
+    }
+}
+
+#[inline(always)]
+fn release(port: signet_common::abi::Port) {
+    let Some(owner) = PORTS.get_ptr_mut(port) else { return };
+    // SAFETY: as in `listen`.
+    let owner = unsafe { &mut *owner };
+    owner.listeners = owner.listeners.saturating_sub(1);
+    if owner.listeners == 0 && owner.found == 0 {
+        let _ = PORTS.remove(port);
+    }
+}
+
+#[inline(always)]
+fn watch_close(ctx: &SockOpsContext) {
+    // An error is not possible for a full socket, and this hook's ops have one.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}

@@ -1,0 +1,37 @@
+//! Signet's kernel programs: the entries are thin, one file per hook; what they decide is in `signet_common::decision`.
+//!
+//! | file | hook | what it does |
+//! |---|---|---|
+//! | `connect` | cgroup `connect4/6` | decides for a connect; records and rewrites what goes to the engine |
+//! | `peername` | cgroup `getpeername4/6` | gives a redirected socket its original destination back |
+//! | `flow` | `sock_ops` | publishes flow → origin, takes it back at the close; counts listeners |
+//! | `bind` | cgroup `post_bind4/6` | marks the sockets of hostNetwork workloads with their owner |
+//! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
+//! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners |
+//! | `cgroups` | BTF tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
+//!
+//! `maps` has the maps, `caller` the walk up the cgroups. All loops are bounded and nothing needs a helper that Linux
+//! 6.1 lacks. There is no BPF LSM program: many kernels do not enable it.
+#![no_std]
+#![no_main]
+
+mod bind;
+mod caller;
+mod cgroups;
+mod connect;
+mod flow;
+mod maps;
+mod peername;
+mod steer;
+mod unprotected;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the verifier refuses a program in which this could be reached.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// GPL-only helpers (`bpf_probe_read_kernel_str`, `bpf_ktime_get_ns`) ask for a compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,64 @@
+//! `sk_lookup`: SYNs from outside go to the engine's listeners. Two programs, one link per network namespace.
+//!
+//! It runs after the lookup of established sockets and before that of listeners (net/ipv4/inet_hashtables.c
+//! `__inet_lookup_listener`). The context says nothing about its namespace, so each namespace has its own copy of the
+//! program with its own sockmap. Where the engine is gone its listeners have left the sockmap by themselves, and the
+//! packet is dropped: the application is never reached past the engine.
+
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use signet_common::abi::Port;
+use signet_common::decision::{self, Fault, Syn, Verdict};
+
+use crate::maps::{LISTENERS, PORTS, config, counted, fault, read};
+
+const PASS: u32 = 1;
+const DROP: u32 = 0;
+const ENOENT: i32 = 2;
+const IPPROTO_TCP: u32 = 6;
+/// The loopback device's index in every namespace (include/net/flow.h `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// For a pod's own namespace: everything is steered.
+#[sk_lookup]
+pub fn signet_steer_pod(ctx: SkLookupContext) -> u32 {
+    steer(&ctx, |_| None)
+}
+
+/// For the node's namespace: only what an enrolled workload listens on.
+#[sk_lookup]
+pub fn signet_steer_node(ctx: SkLookupContext) -> u32 {
+    steer(&ctx, |port| {
+        let netns = config().map_or(0, |c| c.node_netns);
+        Some(PORTS.get_ptr(Port { netns, port, padding: [0; 3] }).is_some())
+    })
+}
+
+#[inline(always)]
+fn steer(ctx: &SkLookupContext, owned: impl Fn(u16) -> Option<bool>) -> u32 {
+    // SAFETY: the kernel passes a valid context.
+    let (protocol, port, device) = unsafe {
+        let lookup = ctx.lookup;
+        (read!(lookup, protocol), read!(lookup, local_port) as u16, read!(lookup, ingress_ifindex))
+    };
+    if protocol != IPPROTO_TCP {
+        return PASS;
+    }
+    let from_loopback = device == LOOPBACK;
+    let decision = decision::syn(Syn { from_loopback, port, owned: owned(port) });
+    match counted(decision) {
+        Verdict::Bypass => PASS,
+        Verdict::Deny => DROP,
+        Verdict::Redirect => assign(ctx, decision.reason.listener()),
+    }
+}
+
+#[inline(always)]
+fn assign(ctx: &SkLookupContext, listener: u32) -> u32 {
+    let verdict = match LISTENERS.redirect_sk_lookup(ctx, listener, 0) {
+        Ok(()) => return PASS,
+        Err(error) if error == -ENOENT => fault(Fault::ListenerGone),
+        Err(_) => fault(Fault::ListenerUnfit),
+    };
+    if matches!(verdict, Verdict::Deny) { DROP } else { PASS }
+}
