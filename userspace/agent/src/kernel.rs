@@ -1,13 +1,58 @@
 //! The door to the kernel: every line of aya is behind it.
+//!
+//! [`Kernel`] owns the programs, the maps and the links of one engine instance; `reconcile` holds it and is the maps' only
+//! writer. The proxies read through [`Origins`], which shares nothing with it but the pins. Everything that captures is
+//! pinned and outlives the process: a restart adopts the maps and replaces the programs behind their links, so there is
+//! no moment without capture. What the programs decide is in `signet_common::decision`; this module decides nothing.
+//!
+//! | file | what |
+//! |---|---|
+//! | `object` | the embedded object, pins, bpffs |
+//! | `programs`, `link` | which programs there are; attach, pin and replace them |
+//! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
+//! | `steering` | `sk_lookup` per network namespace |
+//! | `events` | what the kernel tells on its own |
+//! | `cgroup`, `netns`, `listening` | cgroup directories, namespace cookies, who listens where |
+//! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::{CgroupId, NetnsCookie, OriginalDst};
+use aya::Ebpf;
+use aya::maps::{Array, MapData};
+use signet_common::abi::Config;
+use tokio::task::JoinHandle;
+use tracing::{debug, info};
+
+use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
+
+mod cgroup;
+mod error;
+mod events;
+mod link;
+mod listening;
+mod maps;
+mod metrics;
+mod netns;
+mod object;
+mod origins;
+mod preflight;
+mod programs;
+mod steering;
+
+pub use cgroup::{Cgroup, cgroup2_mount};
+pub use error::KernelError;
+pub use netns::netns_cookie;
+pub use origins::{Origin, Origins};
+pub use preflight::{Finding, preflight};
+
+use maps::Maps;
+use object::{Loader, Pins};
+use programs::CGROUP_PROGRAMS;
 
 /// What capture needs to know, from `config`.
 #[derive(Clone, Debug)]
@@ -50,15 +95,6 @@ pub enum CaptureState {
     Redirect,
 }
 
-/// What the kernel recorded about a flow's client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The enrolled cgroup the client belongs to (the workload's, not the nested one).
-    pub cgroup: CgroupId,
-    /// Where it wanted to go.
-    pub destination: OriginalDst,
-}
-
 /// The listeners a netns' `sk_lookup` steers to.
 #[derive(Clone, Copy, Debug)]
 pub struct SteeredListeners<'a> {
@@ -82,18 +118,18 @@ pub enum KernelEvent {
 }
 
 /// The loaded and attached programs. Dropping it leaves the pins in place.
-pub struct Kernel {}
-
-/// A cheap handle to read origins, for the proxies.
-#[derive(Clone)]
-pub struct Origins {}
-
-/// Errors of the kernel door (H1: sorted variants; each names what failed, on which object, what to do).
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// H1.
-    #[error("H1")]
-    Todo,
+pub struct Kernel {
+    options: CaptureOptions,
+    mount: PathBuf,
+    pins: Pins,
+    loader: Loader,
+    /// Holds the programs until they are behind links, and the tracepoints for good.
+    ebpf: Ebpf,
+    maps: Maps,
+    config: Config,
+    origins: Origins,
+    heartbeat: Array<MapData, u64>,
+    events: JoinHandle<()>,
 }
 
 impl Kernel {
@@ -101,42 +137,81 @@ impl Kernel {
     ///
     /// # Errors
     /// What failed and what to do.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: the events are read by a task.
     pub fn load(
         options: &CaptureOptions,
     ) -> Result<(Self, tokio::sync::mpsc::Receiver<KernelEvent>), KernelError> {
-        let _ = options;
-        todo!("H1")
+        let mount = cgroup2_mount().ok_or(KernelError::NoCgroup2)?;
+        let pins = Pins::new(&options.pin_root);
+        pins.prepare()?;
+        let mut loader = Loader::new(&pins)?;
+        let mut ebpf = loader.load()?;
+        let maps = Maps::open(&pins)?;
+        let origins = Origins::open(&pins)?;
+        let heartbeat = pins.open("HEARTBEAT")?;
+        let config = config(options, &mount)?;
+        let root = options.cgroup_root.strip_prefix(&mount).unwrap_or(Path::new("")).to_owned();
+        let (reader, receiver) = events::Reader::open(&pins, root)?;
+        // Before the maps are filled: a pod that starts meanwhile waits in the ring.
+        programs::trace_cgroups(&mut ebpf)?;
+        let events = tokio::spawn(reader.run());
+        let options = options.clone();
+        let mut kernel =
+            Self { options, mount, pins, loader, ebpf, maps, config, origins, heartbeat, events };
+        kernel.write_config()?;
+        Ok((kernel, receiver))
     }
+
     /// Attaches (or, where links are pinned, atomically replaces) the programs. Last step of start-up.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        todo!("H1")
+        let root = std::fs::File::open(&self.options.cgroup_root)
+            .map_err(KernelError::file("open the cgroup root", &self.options.cgroup_root))?;
+        for (program, link, attach) in CGROUP_PROGRAMS {
+            let program = programs::load(&mut self.ebpf, program)?;
+            link::put(&self.pins.links().join(link), program.as_fd(), root.as_fd(), attach)?;
+        }
+        self.pins.remove_other_versions()?;
+        info!(cgroup_root = %self.options.cgroup_root.display(), "capture attached");
+        Ok(())
     }
-    /// Adds or replaces one workload entry.
+
+    /// Adds or replaces one workload entry. A hostNetwork workload's listening sockets are looked for, since it may have
+    /// opened them before it was known.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn put_workload(&mut self, workload: &CapturedWorkload) -> Result<(), KernelError> {
-        let _ = workload;
-        todo!("H1")
+        self.maps.put_workload(workload)?;
+        if !workload.host_network || workload.capture == CaptureState::Bypass {
+            return Ok(());
+        }
+        let netns = NetnsCookie(self.config.node_netns);
+        let found = listening::ports_of(&self.mount, workload.cgroup)
+            .map_err(|source| KernelError::SocketList { netns, source })?;
+        self.maps.put_found_ports(netns, workload.cgroup, &found)
     }
+
     /// Removes a workload entry and all that hangs on it (ports, flows).
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn remove_workload(&mut self, cgroup: CgroupId) -> Result<(), KernelError> {
-        let _ = cgroup;
-        todo!("H1")
+        self.maps.remove_workload(cgroup)
     }
+
     /// Cgroups that have an entry (after a restart: what the predecessor left).
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn workloads(&self) -> Result<Vec<CgroupId>, KernelError> {
-        todo!("H1")
+        self.maps.workloads()
     }
+
     /// Steers a netns' inbound SYNs to these listeners: fills the sockmap, then links `sk_lookup` (pinned; replaced where it exists).
     ///
     /// # Errors
@@ -148,130 +223,102 @@ impl Kernel {
         host: bool,
         to: SteeredListeners<'_>,
     ) -> Result<(), KernelError> {
-        let _ = (netns, cookie, host, to);
-        todo!("H1")
+        steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)
     }
+
     /// Ends steering for a netns: link, pin, sockmap entries.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn unsteer(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
-        let _ = cookie;
-        todo!("H1")
+        steering::unsteer(&self.pins, cookie)
     }
+
     /// Network namespaces with a pinned link (after a restart: what the predecessor left).
     #[must_use]
     pub fn steered(&self) -> Vec<NetnsCookie> {
-        todo!("H1")
+        steering::steered(&self.pins)
     }
-    /// Stamps the heartbeat; call at a third of `engine_timeout`.
+
+    /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the pods' root again, which kubelet may
+    /// make after the engine has started.
     ///
     /// # Errors
     /// What failed and what to do.
-    pub fn heartbeat(&self) -> Result<(), KernelError> {
-        todo!("H1")
+    pub fn heartbeat(&mut self) -> Result<(), KernelError> {
+        if pods_root(&self.options) != self.config.pods_root {
+            self.write_config()?;
+        }
+        let stamped = self.heartbeat.set(0, monotonic_nanoseconds(), 0);
+        stamped.map_err(KernelError::map("stamp", "HEARTBEAT"))
     }
+
     /// A handle for the proxies.
     #[must_use]
     pub fn origins(&self) -> Origins {
-        todo!("H1")
+        self.origins.clone()
     }
+
     /// Registers `signet_capture_verdicts_total{verdict,reason}`, `signet_capture_faults_total`, `signet_bpf_map_entries{map}`, …
     /// as a collector that reads the maps at scrape time.
     pub fn register(&self, registry: &mut crate::telemetry::Registry) {
-        let _ = registry;
-        todo!("H1")
+        match metrics::Capture::open(&self.pins) {
+            Ok(capture) => registry.register_collector(Box::new(capture)),
+            Err(error) => tracing::warn!(%error, "no capture metrics"),
+        }
     }
+
     /// Detaches and unpins everything of this instance: `signetd --uninstall`, and un-installation in tests.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn uninstall(pin_root: &Path) -> Result<(), KernelError> {
-        let _ = pin_root;
-        todo!("H1")
+        // Links first: a program must not lose its maps' contents while it still captures.
+        for dir in [Pins::new(pin_root).links(), pin_root.to_owned()] {
+            match std::fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(KernelError::file("remove", dir)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write_config(&mut self) -> Result<(), KernelError> {
+        self.config.pods_root = pods_root(&self.options);
+        debug!(config = ?self.config, "capture configured");
+        self.maps.config.set(0, self.config, 0).map_err(KernelError::map("write", "CONFIG"))
     }
 }
 
-impl Origins {
-    /// The record of an outbound flow that reached the capture listener: `client` is the app's end, `listener` the engine's
-    /// (127.0.0.1:15001). `None` means nobody was redirected: refuse.
-    #[must_use]
-    pub fn lookup(&self, netns: NetnsCookie, client: SocketAddr, listener: SocketAddr) -> Option<Origin> {
-        let _ = (netns, client, listener);
-        todo!("H1")
-    }
-    /// Which enrolled cgroup owns a listening port in a shared netns (`post_bind`).
-    #[must_use]
-    pub fn port_owner(&self, netns: NetnsCookie, port: u16) -> Option<CgroupId> {
-        let _ = (netns, port);
-        todo!("H1")
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.events.abort();
     }
 }
 
-/// A cgroup directory: its id, its processes, its network namespace.
-#[derive(Debug)]
-pub struct Cgroup {
-    // H1
+fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError> {
+    Ok(Config {
+        pods_root: 0,
+        engine_cgroup: cgroup::own(mount).map_or(0, |id| id.0),
+        engine_timeout: u64::try_from(options.engine_timeout.as_nanos()).unwrap_or(u64::MAX),
+        node_netns: netns::own_cookie()?.0,
+        deny_unknown: u32::from(options.unknown_pods == UnknownPods::Deny),
+        deny_unprotected: u32::from(options.unprotected == Unprotected::Deny),
+    })
 }
 
-impl Cgroup {
-    /// Opens by path relative to `mount`. Never follows a link out of it.
-    ///
-    /// # Errors
-    /// Which path, and why.
-    pub fn open(mount: &Path, relative: &Path) -> Result<Self, KernelError> {
-        let _ = (mount, relative);
-        todo!("H1")
-    }
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> CgroupId {
-        todo!("H1")
-    }
-    /// The network namespace of its processes (first process found, depth first, that is not in `node_netns` unless
-    /// `host_network`); `None` while there is no such process.
-    ///
-    /// # Errors
-    /// Which file could not be read.
-    pub fn netns(&self, host_network: bool) -> Result<Option<OwnedFd>, KernelError> {
-        let _ = host_network;
-        todo!("H1")
-    }
-    /// Resolves when `cgroup.events` changes (inotify): a process came or went.
-    pub async fn changed(&self) {
-        todo!("H1")
-    }
+/// The id of the pods' root; 0, which no cgroup has, while there is none.
+fn pods_root(options: &CaptureOptions) -> u64 {
+    let path = options.pods_root.as_ref().map(|root| options.cgroup_root.join(root));
+    path.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |meta| meta.ino())
 }
 
-/// The cgroup2 mount point from `/proc/self/mounts`; `None` where there is none.
-#[must_use]
-pub fn cgroup2_mount() -> Option<PathBuf> {
-    todo!("H1")
-}
-
-/// The cookie of a network namespace (`SO_NETNS_COOKIE` of a socket made in it).
-///
-/// # Errors
-/// The system call that failed.
-pub fn netns_cookie(netns: BorrowedFd<'_>) -> std::io::Result<NetnsCookie> {
-    let _ = netns;
-    todo!("H1")
-}
-
-/// What this kernel and machine have of what Signet needs: one line each for `signet check`.
-#[must_use]
-pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
-    let _ = options;
-    todo!("H1")
-}
-
-/// One line of `signet check`.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Finding {
-    /// What was looked at.
-    pub name: Arc<str>,
-    /// It is as needed.
-    pub ok: bool,
-    /// What was seen, and where it is not ok, what to do.
-    pub detail: String,
+/// The clock of `bpf_ktime_get_ns`.
+fn monotonic_nanoseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable; this clock exists on every Linux, so the call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

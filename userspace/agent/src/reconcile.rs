@@ -157,7 +157,7 @@ impl<S: Sandboxes> Reconciler<S> {
         }
     }
 
-    fn heartbeat(&self) {
+    fn heartbeat(&mut self) {
         if let Err(e) = self.kernel.heartbeat() {
             error!(error = %e, "heartbeat");
         }

@@ -1,0 +1,181 @@
+//! What this kernel and machine have of what Signet needs, one line each, for `signet check`.
+//!
+//! Nothing is attached and no pin is made: the programs are loaded onto maps of their own and dropped again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::CaptureOptions;
+use super::cgroup::cgroup2_mount;
+use super::object::{self, is_on_bpffs};
+use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
+
+/// One line of `signet check`.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub name: Arc<str>,
+    /// It is as needed.
+    pub ok: bool,
+    /// What was seen, and where it is not ok, what to do.
+    pub detail: String,
+}
+
+/// What this kernel and machine have of what Signet needs: one line each for `signet check`.
+#[must_use]
+pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
+    let mut findings = vec![
+        kernel_version(),
+        type_information(),
+        cgroup2(),
+        cgroup_root(&options.cgroup_root),
+        bpffs(&options.pin_root),
+        capabilities(),
+    ];
+    findings.extend(program_types());
+    findings
+}
+
+fn finding(name: &str, result: Result<String, String>) -> Finding {
+    let ok = result.is_ok();
+    Finding { name: name.into(), ok, detail: result.unwrap_or_else(|problem| problem) }
+}
+
+fn kernel_version() -> Finding {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let is_enough = parse_version(&release).is_some_and(|version| version >= OLDEST_KERNEL);
+    let (major, minor) = OLDEST_KERNEL;
+    finding(
+        "kernel",
+        if is_enough {
+            Ok(release)
+        } else {
+            Err(format!("{release}: Signet needs Linux {major}.{minor} or newer"))
+        },
+    )
+}
+
+fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn type_information() -> Finding {
+    let path = Path::new("/sys/kernel/btf/vmlinux");
+    finding(
+        "btf",
+        if path.exists() {
+            Ok(path.display().to_string())
+        } else {
+            Err(format!("no {}: use a kernel built with CONFIG_DEBUG_INFO_BTF", path.display()))
+        },
+    )
+}
+
+fn cgroup2() -> Finding {
+    finding(
+        "cgroup2",
+        cgroup2_mount()
+            .map(|at| at.display().to_string())
+            .ok_or_else(|| "not mounted: `mount -t cgroup2 none /sys/fs/cgroup`".into()),
+    )
+}
+
+fn cgroup_root(root: &Path) -> Finding {
+    let is_inside = cgroup2_mount().is_some_and(|mount| root.starts_with(mount));
+    finding(
+        "cgroup root",
+        match (is_inside, root.is_dir()) {
+            (true, true) => Ok(root.display().to_string()),
+            (true, false) => Err(format!("{} does not exist: make it", root.display())),
+            (false, _) => {
+                Err(format!("{} is not below the cgroup2 mount: correct capture.cgroupRoot", root.display()))
+            }
+        },
+    )
+}
+
+fn bpffs(pin_root: &Path) -> Finding {
+    let at = pin_root.display();
+    finding(
+        "bpffs",
+        Ok(if is_on_bpffs(pin_root) {
+            format!("{at} is on bpffs")
+        } else {
+            format!("{at} is not on bpffs: signetd mounts it when it starts")
+        }),
+    )
+}
+
+fn capabilities() -> Finding {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = parse_capabilities(&status);
+    let missing: Vec<_> =
+        CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    finding(
+        "capabilities",
+        if missing.is_empty() {
+            Ok("all that are needed".into())
+        } else {
+            Err(format!("{} missing: run as root, or grant them", missing.join(", ")))
+        },
+    )
+}
+
+/// The bits of `CapEff` in `/proc/<pid>/status`; none where it is not there.
+fn parse_capabilities(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Puts every program into the kernel once.
+fn program_types() -> Vec<Finding> {
+    let mut ebpf = match object::load_unpinned() {
+        Ok(ebpf) => ebpf,
+        Err(error) => return vec![finding("eBPF object", Err(error.to_string()))],
+    };
+    let names = CGROUP_PROGRAMS.iter().map(|(name, ..)| *name).chain([STEER_POD, STEER_NODE]);
+    let mut findings: Vec<_> = names
+        .map(|name| {
+            let loaded = programs::load(&mut ebpf, name);
+            finding(name, loaded.map(|_| "loads".into()).map_err(|e| e.to_string()))
+        })
+        .collect();
+    let traced = programs::trace_cgroups(&mut ebpf);
+    findings.push(finding("cgroup tracepoints", traced.map(|()| "load".into()).map_err(|e| e.to_string())));
+    findings
+}
+
+/// Debian 12, Amazon Linux 2023, Bottlerocket.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// Bits of include/uapi/linux/capability.h. DAC_READ_SEARCH opens cgroups by id, NET_RAW and SYS_PTRACE reach the
+/// namespaces of other users' processes.
+const CAPABILITIES: [(u32, &str); 6] = [
+    (2, "CAP_DAC_READ_SEARCH"),
+    (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (39, "CAP_BPF"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_kernel_releases_are_read() {
+        assert_eq!(parse_version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(parse_version("5.15.0"), Some((5, 15)));
+        assert_eq!(parse_version("6.18.44-fc-v769"), Some((6, 18)));
+        assert_eq!(parse_version("linux"), None);
+    }
+
+    #[test]
+    fn capabilities_are_those_in_effect() {
+        assert_eq!(parse_capabilities("CapPrm:\tff\nCapEff:\t0000000000001004\n"), 0x1004);
+        assert_eq!(parse_capabilities("Name:\tx\n"), 0);
+    }
+}

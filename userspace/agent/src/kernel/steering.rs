@@ -1,0 +1,85 @@
+//! Which network namespaces are steered: one sockmap, one copy of the program and one link each, all pinned by cookie.
+//!
+//! `sk_lookup`'s context does not say which namespace it runs in, so each needs a program that knows its own sockmap.
+//! The object is read again for each, which costs about a millisecond. A link dies with its namespace; its pins stay until
+//! [`unsteer`].
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use aya::Ebpf;
+use aya::maps::{MapData, SockMap};
+use signet_common::abi::{LISTENER_HBONE, LISTENER_PLAINTEXT};
+
+use super::SteeredListeners;
+use super::error::KernelError;
+use super::link::{self, AttachType};
+use super::object::{Loader, Pins, list};
+use super::programs::{self, STEER_NODE, STEER_POD};
+use crate::addr::NetnsCookie;
+
+/// Fills the namespace's sockmap, then puts the program behind its link.
+pub(super) fn steer(
+    pins: &Pins,
+    loader: &mut Loader,
+    netns: BorrowedFd<'_>,
+    cookie: NetnsCookie,
+    host: bool,
+    to: SteeredListeners<'_>,
+) -> Result<(), KernelError> {
+    let mut ebpf = loader.load_with(&sockmap_pin(pins, cookie))?;
+    fill(&mut ebpf, to)?;
+    let program = programs::load(&mut ebpf, if host { STEER_NODE } else { STEER_POD })?;
+    link::put(&link_pin(pins, cookie), program.as_fd(), netns, AttachType::SkLookup)
+}
+
+/// Removes the link, then the sockmap: while the link is there, it must not find an empty map and drop.
+pub(super) fn unsteer(pins: &Pins, cookie: NetnsCookie) -> Result<(), KernelError> {
+    for pin in [link_pin(pins, cookie), sockmap_pin(pins, cookie)] {
+        match fs::remove_file(&pin) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(KernelError::file("remove", pin)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The namespaces with a pinned link or sockmap.
+pub(super) fn steered(pins: &Pins) -> Vec<NetnsCookie> {
+    let names = |dir, prefix| {
+        // A directory that cannot be read has nothing that could be removed either.
+        let entries = list(dir).unwrap_or_default();
+        entries.into_iter().filter_map(move |entry| {
+            let name = entry.file_name()?.to_str()?;
+            Some(NetnsCookie(name.strip_prefix(prefix)?.parse().ok()?))
+        })
+    };
+    let mut all: Vec<_> = names(&pins.links(), LINK_PREFIX).chain(names(&pins.namespaces(), "")).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn fill(ebpf: &mut Ebpf, to: SteeredListeners<'_>) -> Result<(), KernelError> {
+    let missing = KernelError::MissingPart { kind: "map", name: "LISTENERS" };
+    let map = ebpf.map_mut("LISTENERS").ok_or(missing)?;
+    let mut sockmap: SockMap<&mut MapData> = map.try_into().map_err(KernelError::map("open", "LISTENERS"))?;
+    for (index, listener) in [(LISTENER_PLAINTEXT, to.plaintext), (LISTENER_HBONE, to.hbone)] {
+        sockmap
+            .set(index, &listener.as_raw_fd(), 0)
+            .map_err(KernelError::map("put a listener into", "LISTENERS"))?;
+    }
+    Ok(())
+}
+
+fn sockmap_pin(pins: &Pins, cookie: NetnsCookie) -> PathBuf {
+    pins.namespaces().join(cookie.to_string())
+}
+
+fn link_pin(pins: &Pins, cookie: NetnsCookie) -> PathBuf {
+    pins.links().join(format!("{LINK_PREFIX}{cookie}"))
+}
+
+const LINK_PREFIX: &str = "netns-";
