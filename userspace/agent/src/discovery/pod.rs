@@ -1,7 +1,9 @@
 //! A Pod to a workload.
 //!
-//! A pod is a workload from the moment it has an address until it is finished or being deleted. Its cgroup comes from an
-//! annotation here; where the kernel's cgroup names carry the pod's uid, that is for others to find.
+//! A pod is a workload from the moment it has an address until it has finished. One that is being deleted still runs,
+//! for as long as its grace period, and must not fall out of the mesh meanwhile: that no new connection is sent to it is
+//! for the EndpointSlices to say. Its cgroup comes from an annotation here; where the kernel's cgroup names carry the
+//! pod's uid, that is for others to find.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ pub(crate) fn workload(
     })?;
     let addresses = addresses(document, &status)?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if addresses.is_empty() || ended || metadata.deletion_timestamp.is_some() {
+    if addresses.is_empty() || ended {
         return Ok(None);
     }
     let key = document.key();

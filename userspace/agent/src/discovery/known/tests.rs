@@ -120,7 +120,6 @@ fn a_pod_that_has_ended_or_has_no_address_is_no_workload() {
         ("phase: Running", "phase: Succeeded"),
         ("phase: Running", "phase: Failed"),
         ("podIPs: [{ip: 10.0.0.7}, {ip: 'fd00::7'}]", "podIPs: []"),
-        ("  name: web-", "  deletionTimestamp: '2026-01-01T00:00:00Z'\n  name: web-"),
     ] {
         let mut known = known();
         assert_eq!(update(&mut known, POD).len(), 1);
@@ -129,6 +128,15 @@ fn a_pod_that_has_ended_or_has_no_address_is_no_workload() {
         let events = update(&mut known, &ended);
         assert!(matches!(&events[..], [Event::WorkloadGone(_)]), "{to}: {events:?}");
     }
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_stays_a_workload_while_it_runs() {
+    let mut known = known();
+    assert_eq!(update(&mut known, POD).len(), 1);
+    let deleted = POD.replace("  name: web-", "  deletionTimestamp: '2026-01-01T00:00:00Z'\n  name: web-");
+    assert_ne!(deleted, POD);
+    assert_eq!(update(&mut known, &deleted), []);
 }
 
 #[test]
