@@ -93,8 +93,9 @@ pub struct Reconciler<S> {
     /// Cgroup watchers report here; the reconciler keeps a sender, so it never closes.
     wake_tx: mpsc::Sender<WorkloadUid>,
     wake_rx: mpsc::Receiver<WorkloadUid>,
-    /// The source has told all it had, and the programs are attached.
-    attached: bool,
+    /// The source has told all it had. Until then nothing is served: a policy may be missing that forbids it, and a
+    /// destination in the mesh may look like one outside.
+    synced: bool,
 }
 
 #[derive(Debug)]
@@ -125,7 +126,7 @@ impl<S: Sandboxes> Reconciler<S> {
             open: HashMap::new(),
             wake_tx,
             wake_rx,
-            attached: false,
+            synced: false,
         }
     }
 
@@ -170,9 +171,7 @@ impl<S: Sandboxes> Reconciler<S> {
             Event::Workload(w) => self.state.workload(&w.uid),
             _ => None,
         };
-        if self.state.apply(&event) {
-            self.sandboxes.policy_changed(self.state.epoch());
-        }
+        let answers_changed = self.state.apply(&event);
         match event {
             Event::Workload(workload) => self.on_workload(before.as_deref(), Arc::from(workload)),
             Event::WorkloadGone(uid) => {
@@ -181,6 +180,10 @@ impl<S: Sandboxes> Reconciler<S> {
             }
             Event::Synced => self.on_synced()?,
             _ => {}
+        }
+        // Last, so that whoever asks again because of it meets the workload as it is now.
+        if answers_changed {
+            self.sandboxes.policy_changed(self.state.epoch());
         }
         Ok(())
     }
@@ -207,15 +210,16 @@ impl<S: Sandboxes> Reconciler<S> {
         *workload.node == *self.options.node && workload.cgroup.is_some()
     }
 
-    /// The first pass is over: forget what a predecessor left for workloads that are gone, then attach.
+    /// The first pass is over: take every workload up, forget what a predecessor left for those that are gone, then attach.
     fn on_synced(&mut self) -> Result<(), kernel::KernelError> {
-        if self.attached {
+        if self.synced {
             return Ok(());
         }
+        self.synced = true;
+        self.advance_where(|_| true);
         self.sweep()?;
         self.kernel.heartbeat()?;
         self.kernel.attach()?;
-        self.attached = true;
         self.statuses.set_attached();
         info!(workloads = self.locals.len(), "capture attached");
         Ok(())
@@ -303,6 +307,9 @@ impl<S: Sandboxes> Reconciler<S> {
             self.capture(local, cgroup.id(), CaptureState::NotReady)?;
         }
         let credentials = local.track(&self.svids);
+        if !self.synced {
+            return Ok(Phase::WaitingForSource);
+        }
         let Some(cookie) = self.enter_sandbox(local, &cgroup)? else {
             return Ok(Phase::WaitingForProcess);
         };

@@ -233,13 +233,21 @@ impl<'a> Arrived<'a> {
         epoch.mark_unchanged();
         let state = &self.arrival.context.state;
         // Whoever removes the workload closes the connections that are known to be its own: this one is, by now.
-        let local = self.arrival.sandbox.current(&self.local.workload.uid).ok_or(Failure::Closed)?;
-        let flow = self.flow(&local.workload);
+        let destination = self.destination().ok_or(Failure::Closed)?;
+        let flow = self.flow(&destination);
         let shadow = state.shadow(&flow);
         self.arrival.outcome.learn(|parties| parties.shadow = shadow);
         let permit = state.authorize(&flow).map_err(Failure::Denied)?;
         self.note(&permit);
         Ok(Permitted { arrived: self, epoch })
+    }
+
+    /// The destination as policies shall see it; `None` once it has left. The state's word, since the sandbox's copy may
+    /// be older than the policies.
+    fn destination(&self) -> Option<Arc<Workload>> {
+        let uid = &self.local.workload.uid;
+        self.arrival.sandbox.current(uid)?;
+        self.arrival.context.state.workload(uid)
     }
 
     fn flow<'f>(&self, workload: &'f Workload) -> Flow<'f>
@@ -266,10 +274,8 @@ impl<'a> Arrived<'a> {
     /// Resolves when the connection has lost its permit: asks again after each change of the policy.
     async fn lost_permit(&self, mut epoch: watch::Receiver<u64>) -> Failure {
         while epoch.changed().await.is_ok() {
-            let Some(local) = self.arrival.sandbox.current(&self.local.workload.uid) else {
-                return Failure::Closed;
-            };
-            let flow = self.flow(&local.workload);
+            let Some(destination) = self.destination() else { return Failure::Closed };
+            let flow = self.flow(&destination);
             match self.arrival.context.state.authorize(&flow) {
                 Ok(permit) => self.note(&permit),
                 Err(denial) => return Failure::Revoked(denial),

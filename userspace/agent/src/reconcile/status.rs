@@ -18,6 +18,8 @@ use crate::state::Workload;
 pub enum Phase {
     /// Known, not in the mesh.
     Bypassed,
+    /// The source has not told all it had yet; connects are denied.
+    WaitingForSource,
     /// Its cgroup does not exist yet.
     WaitingForCgroup,
     /// Its cgroup has no process in a network namespace of its own yet; connects are denied.
@@ -49,7 +51,7 @@ impl Phase {
     /// Nothing more is to be done until something changes.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        matches!(self, Self::Bypassed | Self::Captured)
+        matches!(self, Self::Bypassed | Self::WaitingForSource | Self::Captured)
     }
 
     /// Its name in logs and tables.
@@ -57,6 +59,7 @@ impl Phase {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Bypassed => "bypassed",
+            Self::WaitingForSource => "waiting for source",
             Self::WaitingForCgroup => "waiting for cgroup",
             Self::WaitingForProcess => "waiting for process",
             Self::Captured => "captured",
