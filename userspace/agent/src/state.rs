@@ -102,6 +102,13 @@ impl State {
         self.inner.read().workloads.at(address)
     }
 
+    /// The workloads that may be meant by an address and port, the one that [`State::resolve`] chooses among them: more
+    /// than one only where hostNetwork workloads share the address and do not say, or say the same, of their ports.
+    #[must_use]
+    pub fn owners(&self, address: IpAddr, port: u16) -> Vec<Arc<Workload>> {
+        self.inner.read().workloads.owners(address, port)
+    }
+
     /// Every workload, in no order, for views.
     #[must_use]
     pub fn workloads(&self) -> Vec<Arc<Workload>> {

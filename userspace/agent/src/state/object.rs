@@ -53,6 +53,13 @@ pub struct Workload {
     pub cgroup: Option<Arc<str>>,
 }
 
+impl Workload {
+    /// It declares the port, by whatever name.
+    pub(super) fn declares(&self, port: u16) -> bool {
+        self.ports.iter().any(|declared| declared.port == port)
+    }
+}
+
 /// One declared port of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ContainerPort {

@@ -75,17 +75,28 @@ impl Workloads {
         sharing.chain(newest_pod(claims)).cloned().collect()
     }
 
-    /// The workload that is meant by an address and port.
-    ///
-    /// On a shared address it is the one that declares the port, or else one that declares no ports at all; a port that
-    /// nobody there can be meant by is the node's own (kubelet, sshd).
+    /// The workload that is meant by an address and port: the newest of [`Self::owners`], an enrolled one before any other.
     pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<&Arc<Workload>> {
         let claims = self.claims(address);
         newest_pod(claims)
-            .or_else(|| {
-                newest(claims, |workload| workload.ports.iter().any(|declared| declared.port == port))
-            })
+            .or_else(|| newest(claims, |workload| workload.declares(port)))
             .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
+    }
+
+    /// The workloads that may be meant by an address and port.
+    ///
+    /// On a shared address these are the ones that declare the port, or else those that declare no ports at all; a port
+    /// that nobody there can be meant by is the node's own (kubelet, sshd).
+    pub(super) fn owners(&self, address: IpAddr, port: u16) -> Vec<Arc<Workload>> {
+        let claims = self.claims(address);
+        if let Some(pod) = newest_pod(claims) {
+            return vec![Arc::clone(pod)];
+        }
+        let declaring: Vec<_> = claims.iter().filter(|workload| workload.declares(port)).cloned().collect();
+        match declaring.is_empty() {
+            true => claims.iter().filter(|workload| workload.ports.is_empty()).cloned().collect(),
+            false => declaring,
+        }
     }
 
     fn claims(&self, address: IpAddr) -> &[Arc<Workload>] {

@@ -2,7 +2,7 @@
 //!
 //! Pure: it asks the node's view and decides nothing about time, sockets or identities.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use signet_identity::SpiffeId;
@@ -31,7 +31,7 @@ pub(super) enum Route {
 /// A destination in the mesh.
 #[derive(Debug)]
 pub(super) struct MeshRoute {
-    /// The workload; of several that share the address, the first.
+    /// The workload; of several that may be meant by the address and port, one.
     pub(super) workload: Arc<Workload>,
     /// The application.
     pub(super) application: SocketAddr,
@@ -111,26 +111,11 @@ fn to_workload(
     application: SocketAddr,
     service: Option<Arc<Service>>,
 ) -> Route {
-    let servers = match (workload.enrolled, workload.host_network) {
-        (false, _) => Vec::new(),
-        (true, false) => vec![Arc::clone(&workload)],
-        (true, true) => sharing(state, application.ip(), application.port()),
-    };
-    let Some(first) = servers.first().cloned() else {
+    if !workload.enrolled {
         return Route::Passthrough { application, workload: Some(workload), service };
-    };
-    let expected = servers.iter().map(|server| server.identity.clone()).collect();
-    Route::Mesh(Box::new(MeshRoute { workload: first, application, expected, service }))
-}
-
-/// The enrolled workloads that may listen on a port of a shared address: those that declare it; where nobody does, those
-/// that declare none at all. The same order as [`State::resolve`]'s.
-fn sharing(state: &State, address: IpAddr, port: u16) -> Vec<Arc<Workload>> {
-    let sharing: Vec<_> = state.workloads_at(address).into_iter().filter(|w| w.host_network).collect();
-    let declares = |workload: &&Arc<Workload>| workload.ports.iter().any(|declared| declared.port == port);
-    let silent = |workload: &&Arc<Workload>| workload.ports.is_empty();
-    let declaring: Vec<_> = sharing.iter().filter(declares).cloned().collect();
-    let candidates =
-        if declaring.is_empty() { sharing.iter().filter(silent).cloned().collect() } else { declaring };
-    candidates.into_iter().filter(|workload| workload.enrolled).collect()
+    }
+    let sharing = state.owners(application.ip(), application.port()).into_iter();
+    let others = sharing.filter(|owner| owner.enrolled && owner.uid != workload.uid);
+    let expected = std::iter::once(Arc::clone(&workload)).chain(others).map(|owner| owner.identity.clone());
+    Route::Mesh(Box::new(MeshRoute { expected: expected.collect(), workload, application, service }))
 }

@@ -58,6 +58,9 @@ fn a_host_network_workload_that_declares_no_port_may_be_meant_by_any() {
     let state = with(&[Event::Workload(host("h1", &[80]).into()), Event::Workload(host("h2", &[]).into())]);
     assert_eq!(target(&state, NODE, 80), "workload h1 192.168.0.1:80");
     assert_eq!(target(&state, NODE, 9000), "workload h2 192.168.0.1:9000");
+    state.apply(&Event::Workload(host("h3", &[]).into()));
+    let owners = |port| state.owners(ip(NODE), port).iter().map(|w| w.uid.to_string()).collect::<Vec<_>>();
+    assert_eq!((owners(80), owners(9000)), (vec!["h1".to_string()], vec!["h2".into(), "h3".into()]));
 }
 
 fn host(name: &str, ports: &[u16]) -> Workload {
