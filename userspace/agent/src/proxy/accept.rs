@@ -63,7 +63,6 @@ where
 
 async fn next(listener: &TcpListener) -> io::Result<Accepted> {
     let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
     let local = Local::new(stream.local_addr()?);
     Ok(Accepted { stream, peer: Peer::new(peer), local })
 }

@@ -157,7 +157,7 @@ impl Failure {
         match self {
             Self::Connect(_) => true,
             Self::Tunnel(HboneError::Status(_, status)) => status.is_server_error(),
-            Self::Tunnel(HboneError::Handshake(..)) => false,
+            Self::Tunnel(HboneError::Handshake(..) | HboneError::Request(..)) => false,
             Self::Tunnel(_) => true,
             _ => false,
         }

@@ -1,14 +1,38 @@
-//! What the proxies' tests share.
+//! What the proxies' tests share: workloads, and a mesh of pods on loopback that speak real mTLS to each other.
+//!
+//! Each pod has an address of its own in 127.0.0.0/8, in the network namespace the tests run in; the kernel's records
+//! are a table that tests fill. Everything else is the real thing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
-use signet_identity::SpiffeId;
+use parking_lot::{Mutex, RwLock};
+use signet_identity::testing::TestCa;
+use signet_identity::{SpiffeId, X509Svid};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::connections::{ConnectionView, Connections};
+use super::hbone::Pool;
+use super::metrics::Metrics;
+use super::{Context, LocalWorkload, OriginLookup, Running, Sandbox, start};
 use crate::addr::WorkloadUid;
-use crate::state::Workload;
+use crate::addr::{CgroupId, HBONE_PORT, INBOUND_PLAINTEXT_PORT, NetnsCookie, OUTBOUND_PORT, OriginalDst};
+use crate::config::Timeouts;
+use crate::drain::Drain;
+use crate::kernel::Origin;
+use crate::net::{Listeners, Netns};
+use crate::state::{Event, State, Workload};
+use crate::svid::{Authority, FetchError, Store, Tracked};
+use crate::telemetry::{self, Registry};
 
-/// A workload `ns/<name>` with identity `spiffe://cluster.local/ns/ns/sa/<name>`.
+/// A workload `ns/<name>` with identity `spiffe://cluster.local/ns/ns/sa/<name>` and no address.
 pub(crate) fn workload(name: &str) -> Arc<Workload> {
     let text = |text: &str| Arc::<str>::from(text);
     Arc::new(Workload {
@@ -23,7 +47,7 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         addresses: Vec::new(),
         host_network: false,
         enrolled: true,
-        labels: BTreeMap::new().into(),
+        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]).into(),
         ports: Vec::new().into(),
         workload_name: text(name),
         workload_type: text("deployment"),
@@ -32,3 +56,212 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         cgroup: None,
     })
 }
+
+/// One node engine with its own view of the mesh, and its pods.
+pub(crate) struct Node {
+    pub(crate) context: Arc<Context>,
+    epoch: watch::Sender<u64>,
+    origins: Arc<Table>,
+    svids: Store,
+    pub(crate) registry: Registry,
+    pub(crate) drain: Drain,
+}
+
+/// One pod of a node: listeners, SVID, accept loops.
+pub(crate) struct Pod {
+    pub(crate) ip: IpAddr,
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) running: Running,
+    _svid: Tracked,
+}
+
+impl Node {
+    /// A node whose SVIDs are signed by `ca`.
+    pub(crate) fn new(ca: &Arc<TestCa>) -> Self {
+        let mut registry = telemetry::registry("signetd", "test");
+        let connections = Arc::new(Connections::new());
+        let metrics = Arc::new(Metrics::new(&mut registry, Arc::clone(&connections)));
+        let svids = Store::new(TestAuthority(Arc::clone(ca)), &mut registry);
+        let state = Arc::new(State::new("istio-system"));
+        let origins = Arc::new(Table::default());
+        let (epoch, policy_epoch) = watch::channel(state.epoch());
+        let (drain, watch) = Drain::new();
+        let context = Context {
+            state,
+            origins: Arc::clone(&origins) as Arc<dyn OriginLookup>,
+            pool: Pool::new(),
+            metrics,
+            connections,
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                handshake: Duration::from_secs(5),
+                svid: Duration::from_secs(5),
+                drain: Duration::from_secs(5),
+            },
+            zone: "z1".into(),
+            cluster: "Kubernetes".into(),
+            policy_epoch,
+            drain: watch,
+        };
+        Self { context: Arc::new(context), epoch, origins, svids, registry, drain }
+    }
+
+    /// As `reconcile` does it.
+    pub(crate) fn apply(&self, event: &Event) {
+        if self.context.state.apply(event) {
+            self.epoch.send_replace(self.context.state.epoch());
+        }
+    }
+
+    /// Starts a pod on an address of its own. All nodes must be told of it.
+    pub(crate) async fn pod(&self, name: &str) -> Pod {
+        let ip = unused_address();
+        let workload = Arc::new(Workload { addresses: vec![ip], ..(*workload(name)).clone() });
+        let tracked = self.svids.track(workload.uid.clone(), workload.identity.clone());
+        let local = LocalWorkload::new(Arc::clone(&workload), tracked.credentials());
+        let sandbox = Arc::new(Sandbox {
+            netns: Netns::current().unwrap(),
+            cookie: NetnsCookie(1),
+            host: false,
+            workloads: RwLock::new(HashMap::from([(CGROUP, Arc::new(local))])),
+        });
+        let listen = async |port| TcpListener::bind((ip, port)).await.unwrap();
+        let listeners = Listeners {
+            outbound_v4: listen(OUTBOUND_PORT).await,
+            outbound_v6: None,
+            plaintext: listen(INBOUND_PLAINTEXT_PORT).await,
+            hbone: listen(HBONE_PORT).await,
+        };
+        let running = start(Arc::clone(&self.context), Arc::clone(&sandbox), listeners);
+        Pod { ip, workload, sandbox, running, _svid: tracked }
+    }
+
+    /// An application in `pod` connects to `to`, and the kernel redirects it.
+    pub(crate) async fn connect(&self, pod: &Pod, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((pod.ip, 0).into()).unwrap();
+        let client = socket.local_addr().unwrap();
+        let origin = Origin { cgroup: CGROUP, destination: OriginalDst::new(to) };
+        self.origins.0.lock().insert(client, origin);
+        socket.connect((pod.ip, OUTBOUND_PORT).into()).await.unwrap()
+    }
+
+    /// The one live connection.
+    pub(crate) async fn only_connection(&self) -> ConnectionView {
+        let open = || self.context.connections.views().into_iter().find(|view| view.path.is_some());
+        until("a connection is listed", || open().is_some()).await;
+        open().unwrap()
+    }
+
+    /// The sum of a metric's samples whose labels contain all of `labels`.
+    pub(crate) fn count(&self, metric: &str, labels: &[&str]) -> u64 {
+        let text = telemetry::encode(&self.registry);
+        let samples = text.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
+        let wanted = samples.filter(|line| labels.iter().all(|label| line.contains(label)));
+        wanted.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+}
+
+impl Pod {
+    /// An address of this pod.
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        (self.ip, port).into()
+    }
+
+    /// Tells of itself.
+    pub(crate) fn event(&self) -> Event {
+        Event::Workload(Box::new((*self.workload).clone()))
+    }
+}
+
+/// An application that sends back what it gets, and remembers who came. Ends when dropped.
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
+    pub(crate) clients: Arc<Mutex<Vec<SocketAddr>>>,
+    _task: JoinSet<()>,
+}
+
+impl Echo {
+    /// Listens on any port of `ip`.
+    pub(crate) async fn start(ip: IpAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients = Arc::<Mutex<Vec<SocketAddr>>>::default();
+        let mut task = JoinSet::new();
+        task.spawn(echo(listener, Arc::clone(&clients)));
+        Self { address, clients, _task: task }
+    }
+}
+
+async fn echo(listener: TcpListener, clients: Arc<Mutex<Vec<SocketAddr>>>) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut stream, client)) = listener.accept().await {
+        clients.lock().push(client);
+        connections.spawn(async move {
+            let (mut from, mut to) = stream.split();
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            let _ = to.shutdown().await;
+        });
+    }
+}
+
+/// Sends `text` and reads it back.
+pub(crate) async fn ping(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut back = vec![0; text.len()];
+    timeout(DEADLINE, stream.read_exact(&mut back)).await.expect("an answer in time").unwrap();
+    assert_eq!(back, text.as_bytes());
+}
+
+/// Waits until the other end has reset the connection. A FIN is not a reset.
+pub(crate) async fn assert_reset(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    let ended = timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("an end in time");
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// An address in 127.0.0.0/8 that no other test of this process has, and most likely none of another.
+pub(crate) fn unused_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    let part = |value: u32| u8::try_from(value).expect("a remainder below 256");
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, 16 + part(pid % 224), part(pid / 224 % 256), next).into()
+}
+
+/// What the kernel recorded, by client.
+#[derive(Default)]
+struct Table(Mutex<HashMap<SocketAddr, Origin>>);
+
+impl OriginLookup for Table {
+    fn lookup(&self, _: NetnsCookie, client: SocketAddr, _: SocketAddr) -> Option<Origin> {
+        self.0.lock().get(&client).copied()
+    }
+    fn port_owner(&self, _: NetnsCookie, _: u16) -> Option<CgroupId> {
+        None
+    }
+}
+
+struct TestAuthority(Arc<TestCa>);
+
+impl Authority for TestAuthority {
+    async fn fetch(&self, _: &WorkloadUid, id: &SpiffeId) -> Result<X509Svid, FetchError> {
+        let issued = self.0.issue(id.as_str(), |_| {});
+        let now = rustls_pki_types::UnixTime::now();
+        Ok(X509Svid::new(id, issued.chain, issued.key, self.0.bundles(), now).expect("a good SVID"))
+    }
+}
+
+const CGROUP: CgroupId = CgroupId(7);
+/// Far more than anything takes, so that a busy machine fails no test.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,113 @@
+//! Two nodes on loopback, joined by real mTLS and HBONE: what becomes of a connection, and that each has one outcome.
+//!
+//! They need CAP_NET_ADMIN and CAP_SYS_ADMIN (transparent sources, marks, namespaces) and say so where they lack them.
+
+mod inbound;
+mod lifetime;
+mod log;
+mod outbound;
+
+use std::sync::Arc;
+
+use signet_identity::testing::TestCa;
+
+use self::log::Log;
+use super::testing::{Echo, Node, Pod};
+use crate::policy::{Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, Rule};
+use crate::state::{Event, Service, ServicePort};
+
+/// `client` on one node, `server` with an echo application on another.
+struct Pair {
+    near: Node,
+    far: Node,
+    client: Pod,
+    server: Pod,
+    app: Echo,
+    log: Log,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let log = Log::capture();
+        let ca = Arc::new(TestCa::new("cluster.local"));
+        let (near, far) = (Node::new(&ca), Node::new(&ca));
+        let (client, server) = (near.pod("client").await, far.pod("server").await);
+        let app = Echo::start(server.ip).await;
+        let pair = Self { near, far, client, server, app, log };
+        pair.apply(&pair.client.event());
+        pair.apply(&pair.server.event());
+        pair
+    }
+
+    /// Both nodes hear of it.
+    fn apply(&self, event: &Event) {
+        self.near.apply(event);
+        self.far.apply(event);
+    }
+
+    /// Both nodes have written the outcome of every connection.
+    fn is_quiet(&self) -> bool {
+        [&self.near, &self.far].iter().all(|node| node.context.connections.views().is_empty())
+    }
+}
+
+/// Denies everything to `server`.
+fn deny_all() -> Event {
+    Event::Authorization(Box::new(AuthorizationPolicy {
+        namespace: "ns".into(),
+        name: "nobody".into(),
+        selector: [("app".to_owned(), "server".to_owned())].into(),
+        action: Action::Deny,
+        dry_run: false,
+        rules: vec![Rule::default()],
+        warnings: Vec::new(),
+    }))
+}
+
+fn strict() -> Event {
+    Event::PeerAuthentication(Box::new(PeerAuthentication {
+        namespace: "ns".into(),
+        name: "only-mtls".into(),
+        selector: [].into(),
+        mode: MtlsMode::Strict,
+        ports: [].into(),
+        created: 0,
+    }))
+}
+
+fn service(vip: std::net::IpAddr, port: u16) -> Service {
+    Service {
+        namespace: "ns".into(),
+        name: "web".into(),
+        hostname: "web.ns.svc.cluster.local".into(),
+        vips: vec![vip],
+        ports: vec![ServicePort { name: "http".into(), port }],
+    }
+}
+
+/// Runs the body as root; elsewhere fails with what is missing, or skips where that is allowed.
+macro_rules! needs_privileges {
+    () => {
+        if let Err(missing) = crate::proxy::tests::privileges() {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            assert_eq!(
+                std::env::var("SIGNET_TEST_ALLOW_SKIP").as_deref(),
+                Ok("1"),
+                "{missing}; run as root, or set SIGNET_TEST_ALLOW_SKIP=1"
+            );
+            println!("SKIP {test}: {missing}");
+            return;
+        }
+    };
+}
+use needs_privileges;
+
+fn privileges() -> Result<(), String> {
+    let socket = tokio::net::TcpSocket::new_v4().map_err(|e| e.to_string())?;
+    socket2::SockRef::from(&socket)
+        .set_ip_transparent_v4(true)
+        .map_err(|error| format!("CAP_NET_ADMIN is missing (IP_TRANSPARENT: {error})"))?;
+    crate::net::Netns::current()
+        .and_then(|netns| netns.run(|| ()))
+        .map_err(|error| format!("CAP_SYS_ADMIN is missing (setns: {error})"))
+}

@@ -1,0 +1,83 @@
+//! How connections end when the policy, the workload or the engine does.
+
+use super::{Pair, deny_all, needs_privileges, strict};
+use crate::proxy::testing::{DEADLINE, assert_reset, ping, until};
+
+#[tokio::test]
+async fn a_live_connection_that_loses_its_permit_is_reset() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "permitted").await;
+    pair.apply(&deny_all());
+    assert_reset(stream).await;
+    until("both outcomes are written", || pair.is_quiet()).await;
+    let line = pair.log.only("inbound");
+    assert!(line.contains("the policy has changed: denied by AuthorizationPolicy ns/nobody"), "{line}");
+    assert_eq!(pair.far.count("istio_tcp_connections_closed_total", &["response_flags=\"DENY\""]), 1);
+    assert_eq!(pair.far.count("istio_tcp_connections_opened_total", &[]), 1);
+}
+
+#[tokio::test]
+async fn a_live_connection_that_keeps_its_permit_is_left_alone() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "before").await;
+    pair.apply(&strict());
+    ping(&mut stream, "after").await;
+    assert_eq!(pair.log.lines("access").len(), 0);
+}
+
+#[tokio::test]
+async fn the_connections_of_a_workload_that_left_are_reset() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "enrolled").await;
+    pair.client.sandbox.workloads.write().clear();
+    pair.near.context.connections.close_workload(&pair.client.workload.uid);
+    assert_reset(stream).await;
+    until("both outcomes are written", || pair.is_quiet()).await;
+    assert!(pair.log.only("outbound").contains("the workload has left"));
+    pair.log.only("inbound");
+}
+
+#[tokio::test]
+async fn dropping_the_accept_loops_resets_and_writes_every_outcome() {
+    needs_privileges!();
+    let Pair { near, far, client, server, app, log } = Pair::new().await;
+    let mut stream = near.connect(&client, app.address).await;
+    ping(&mut stream, "running").await;
+    drop(client.running);
+    assert_reset(stream).await;
+    let quiet = |node: &super::Node| node.context.connections.views().is_empty();
+    until("both outcomes are written", || quiet(&near) && quiet(&far)).await;
+    assert!(log.only("outbound").contains("closed by the node engine"));
+    log.only("inbound");
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_drain_lets_live_connections_finish_and_takes_no_new_ones() {
+    needs_privileges!();
+    let Pair { near, far, client, server, app, log: _log } = Pair::new().await;
+    let mut stream = near.connect(&client, app.address).await;
+    ping(&mut stream, "before").await;
+    let listener = client.at(crate::addr::OUTBOUND_PORT);
+    let super::Pod { mut running, sandbox, .. } = client;
+    let super::Node { context, drain, .. } = near;
+    drop((context, sandbox));
+    let drained = tokio::spawn(drain.drain(DEADLINE));
+    let mut refused = false;
+    while !refused {
+        refused = tokio::net::TcpStream::connect(listener).await.is_err();
+        tokio::task::yield_now().await;
+    }
+    ping(&mut stream, "while draining").await;
+    drop(stream);
+    tokio::time::timeout(DEADLINE, running.finished()).await.expect("the last connection has ended");
+    drop(running);
+    assert!(drained.await.unwrap(), "nothing holds a watch any more");
+    drop((far, server));
+}
