@@ -21,6 +21,7 @@ pub struct Ca {
     host: Host,
     issuer: Issuer,
     config: PathBuf,
+    svid_ttl: String,
 }
 
 impl Testbed {
@@ -53,11 +54,11 @@ impl Testbed {
                 "trustedNodeAccounts": ["signet-system/signetd"],
             },
             "inventory": {"files": {"directory": self.manifests().directory()}},
-            "svid": {"ttl": svid_ttl, "maxTtl": "24h", "minTtl": "10s"},
+            "svid": {"ttl": svid_ttl, "maxTtl": svid_ttl, "minTtl": "10s"},
         });
         let path = host.directory().join("signet-ca.yaml");
         std::fs::write(&path, serde_json::to_string_pretty(&config)?)?;
-        Ok(Ca { process: Mutex::new(None), host, issuer, config: path })
+        Ok(Ca { process: Mutex::new(None), host, issuer, config: path, svid_ttl: svid_ttl.to_owned() })
     }
 }
 
@@ -113,6 +114,12 @@ impl Ca {
     #[must_use]
     pub fn server_name(&self) -> &'static str {
         SERVER_NAME
+    }
+
+    /// How long its SVIDs live, and what engines ask for (`24h`, `20s`).
+    #[must_use]
+    pub fn svid_ttl(&self) -> &str {
+        &self.svid_ttl
     }
 
     /// PEM of its root certificate: of its TLS, and of its SVIDs.

@@ -252,7 +252,7 @@ impl Node {
             "source": {"files": {"directory": self.manifests.directory()}},
             "ca": {"istio": {
                 "address": ca.address(), "serverName": ca.server_name(), "roots": ca.roots(),
-                "token": directory.join("token"),
+                "token": directory.join("token"), "ttl": ca.svid_ttl(),
             }},
             "capture": {"cgroupRoot": self.host.cgroup().path(), "podsRoot": "kubepods"},
             "listen": {"admin": self.admin_socket()},

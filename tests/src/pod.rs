@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -99,6 +100,8 @@ pub struct Pod {
     place: Place,
     addresses: [String; 2],
     manifests: Manifests,
+    /// No two processes share a log.
+    spawned: AtomicU32,
     // In the order in which they end.
     cgroup: Cgroup,
     _pause: Process,
@@ -125,17 +128,15 @@ impl Node {
         let addresses = self.addresses_for(&spec);
         let netns = (!spec.host_network).then(|| self.link_pod(&uid, &addresses)).transpose()?;
         let cgroup = self.host().cgroup().child(format!("kubepods/pod{uid}"))?;
-        let directory = self.host().directory().join("pods");
-        fs::create_dir_all(&directory)?;
         let place = Place {
             netns: netns.as_ref().map_or_else(|| self.host().netns().path(), Netns::path),
             cgroup: cgroup.path().to_owned(),
         };
-        let log = directory.join(format!("{}.{}.pause.log", spec.namespace, spec.name));
-        let pause = place.spawn(&["sleep", "infinity"], &log)?;
+        let pause = place.spawn(&["sleep", "infinity"], &self.host().directory().join("pause.log"))?;
         let node = self.name().to_owned();
         let manifests = self.manifests().clone();
-        Ok(Pod { spec, uid, node, place, addresses, manifests, cgroup, _pause: pause, netns })
+        let spawned = AtomicU32::new(0);
+        Ok(Pod { spec, uid, node, place, addresses, manifests, spawned, cgroup, _pause: pause, netns })
     }
 
     fn addresses_for(&self, spec: &PodSpec) -> [String; 2] {
@@ -211,6 +212,22 @@ impl Pod {
         &self.addresses
     }
 
+    /// `spec.nodeName`.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// A directory for its files; it goes with the testbed.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn directory(&self) -> Result<PathBuf> {
+        let directory = self.manifests.directory().with_file_name(&self.node).join("pods").join(&self.uid);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(directory)
+    }
+
     /// Its cgroup.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
@@ -245,13 +262,13 @@ impl Pod {
         stdout(&self.exec(argv)?).with_context(|| format!("in {}: {}", self.name(), argv.join(" ")))
     }
 
-    /// Starts a command inside and keeps it running; `name` names its log.
+    /// Starts a command inside and keeps it running; `name` begins its log's name.
     ///
     /// # Errors
     /// It could not be started.
     pub fn spawn(&self, name: &str, argv: &[&str]) -> Result<Process> {
-        let log = self.manifests.directory().with_file_name(&self.node).join("pods");
-        self.place.spawn(argv, &log.join(format!("{}.{}.{name}.log", self.spec.namespace, self.spec.name)))
+        let count = self.spawned.fetch_add(1, Ordering::Relaxed);
+        self.place.spawn(argv, &self.directory()?.join(format!("{name}-{count}.log")))
     }
 
     /// Writes its manifest.
@@ -269,6 +286,12 @@ impl Pod {
     pub fn enrol(&mut self, enrolment: Enrolment) -> Result<()> {
         self.spec.enrolment = enrolment;
         self.publish()
+    }
+
+    /// Its labels say that it is in the mesh.
+    #[must_use]
+    pub fn is_enrolled(&self) -> bool {
+        matches!(self.spec.enrolment, Enrolment::Ambient | Enrolment::Signet)
     }
 
     fn manifest_name(&self) -> String {

@@ -5,6 +5,7 @@
 
 mod dial;
 mod idle;
+mod remote;
 mod serve;
 mod uring;
 

@@ -3,7 +3,11 @@
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 //! A need that is not met is a failure, or with `SIGNET_TEST_ALLOW_SKIP=1` a line `SKIP <name>: <reason>`.
 
+mod connect;
 mod guards;
+mod policy;
+mod services;
+mod shared;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -30,11 +34,12 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let trials = TABLES.iter().copied().flatten().map(trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    shared::end();
     conclusion.exit();
 }
 
 /// In the order of importance.
-const TABLES: &[&[Test]] = &[guards::TESTS];
+const TABLES: &[&[Test]] = &[connect::TESTS, policy::TESTS, services::TESTS, guards::TESTS];
 
 fn trial(test: &'static Test) -> Trial {
     let unmet = test.needs.iter().find_map(|need| need.unmet());
