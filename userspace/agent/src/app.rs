@@ -28,7 +28,7 @@ use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::reconcile::{NodeOptions, Reconciler, Statuses};
 use crate::state::{Event, State};
-use crate::svid::Store;
+use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 
 use self::proxies::Proxies;
@@ -200,7 +200,14 @@ fn proxy_context(
 }
 
 fn svid_store(config: &Config, registry: &mut Registry) -> Result<Store> {
-    todo!()
+    Ok(match config.ca.clone() {
+        Ca::Istio { address, server_name, roots, token, ttl } => {
+            let cluster = config.mesh.cluster.clone();
+            let options = IstioOptions { address, server_name, roots, token, ttl, cluster };
+            Store::new(IstioAuthority::new(options)?, registry)
+        }
+        Ca::File { directory } => Store::new(FileAuthority::new(directory), registry),
+    })
 }
 
 fn start_source(

@@ -1,38 +1,44 @@
 //! The doors to the CAs: one trait, one store that keeps one SVID per workload fresh.
+//!
+//! | file | what |
+//! |---|---|
+//! | `store`, `schedule` | the task that fetches and rotates; when it does, as a pure core |
+//! | `credentials` | what a workload's owner and its connections hold |
+//! | `istio` | CreateCertificate: istiod or signet-ca |
+//! | `file` | PEM files, for static set-ups |
+//!
+//! Every SVID has a key of its own, and is checked by [`X509Svid::new`] before anybody sees it. An old SVID serves until
+//! it expires: a CA that is down, slow or lying never cuts live traffic before that, and is no start failure. SVIDs and
+//! keys are in memory only and go with the [`Tracked`] that asked for them. Foreign types (tonic, prost) stay in here.
 
-use std::sync::Arc;
+mod bounded;
+mod credentials;
+mod error;
+mod file;
+mod istio;
+mod metrics;
+mod schedule;
+mod store;
 
 use signet_identity::{SpiffeId, X509Svid};
-use tokio::sync::watch;
 
 use crate::addr::WorkloadUid;
 
+pub use credentials::{Credentials, Tracked};
+pub use error::FetchError;
+pub use file::FileAuthority;
+pub use istio::{AddressError, IstioAuthority, IstioOptions};
+pub use store::Store;
+
 /// Where SVIDs come from. One implementation per CA protocol.
 pub trait Authority: Send + Sync + 'static {
-    /// Fetches one SVID with a fresh key.
+    /// Fetches one SVID with a fresh key. Ends by itself: an implementation bounds its own time.
     fn fetch(
         &self,
         workload: &WorkloadUid,
         id: &SpiffeId,
     ) -> impl Future<Output = Result<X509Svid, FetchError>> + Send;
 }
-
-/// Why no SVID came (H2: sorted by blame: unreachable, refused, lying (wrong SAN, wrong key, expired, foreign root), …).
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FetchError {
-    /// H2.
-    #[error("H2")]
-    Todo,
-}
-
-/// Keeps one SVID per tracked workload: fetch on demand ahead of background, rotate at half-life with jitter, retry with
-/// capped backoff, drop with the guard.
-#[derive(Clone)]
-pub struct Store {}
-
-/// A workload's claim on the store: dropped, its key is gone. Held by `reconcile`'s local workload.
-#[derive(Debug)]
-pub struct Tracked {}
 
 /// What `signet certificates` shows.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -41,61 +47,51 @@ pub struct CertificateView {
     pub workload: WorkloadUid,
     /// Who.
     pub id: SpiffeId,
-    /// `valid`, `pending`, `expired`, `failing`.
-    pub status: Arc<str>,
+    /// How it stands.
+    pub status: Status,
     /// Hex serial.
     pub serial: Option<String>,
     /// Seconds since 1970.
     pub not_before: Option<u64>,
     /// Seconds since 1970.
     pub not_after: Option<u64>,
-    /// Seconds since 1970 of the next attempt.
+    /// Seconds since 1970 of the next attempt; absent while one runs.
     pub next_attempt: Option<u64>,
     /// The last error, if the last attempt failed.
     pub error: Option<String>,
 }
 
-impl Store {
-    /// A store over an authority; registers `signet_svid_*` and `signet_ca_*` metrics.
-    pub fn new<A: Authority>(authority: A, registry: &mut crate::telemetry::Registry) -> Self {
-        let _ = (authority, registry);
-        todo!("H2")
-    }
-    /// Starts keeping an SVID for a workload.
+/// How a workload's SVID stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// There is one, and the last attempt went well.
+    Valid,
+    /// There is none yet, and no attempt has failed.
+    Pending,
+    /// The last attempt failed. An SVID that is there still serves.
+    Failing,
+    /// There is one that has expired.
+    Expired,
+}
+
+impl Status {
+    pub(crate) const ALL: [Self; 4] = [Self::Valid, Self::Pending, Self::Failing, Self::Expired];
+
+    /// As in views and labels.
     #[must_use]
-    pub fn track(&self, workload: WorkloadUid, id: SpiffeId) -> Tracked {
-        let _ = (workload, id);
-        todo!("H2")
-    }
-    /// All that is tracked, for views.
-    #[must_use]
-    pub fn certificates(&self) -> Vec<CertificateView> {
-        todo!("H2")
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Pending => "pending",
+            Self::Failing => "failing",
+            Self::Expired => "expired",
+        }
     }
 }
 
-impl Tracked {
-    /// A cheap handle for connections of this workload.
-    #[must_use]
-    pub fn credentials(&self) -> Credentials {
-        todo!("H2")
-    }
-}
-
-/// A handle on a workload's SVID; cheap to clone, does not keep it alive.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The current SVID; `None` before the first.
-    pub current: watch::Receiver<Option<Arc<X509Svid>>>,
-    // H2: a way to raise priority (on demand ahead of background)
-}
-
-impl Credentials {
-    /// The current SVID if it has not expired; otherwise asks for one ahead of background work and waits (the caller bounds the wait).
-    ///
-    /// # Errors
-    /// Why there is none: the last fetch error, or that the workload is gone.
-    pub async fn get(&mut self) -> Result<Arc<X509Svid>, FetchError> {
-        todo!("H2")
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }

@@ -15,6 +15,7 @@ use crate::kernel::Finding;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::reconcile::{LocalStatus, Phase};
 use crate::state::Workload;
+use crate::svid::Status;
 
 /// `/v1/status`.
 #[derive(Clone, Debug, Serialize)]
@@ -275,7 +276,7 @@ fn certificate_finding(sources: &Sources) -> Finding {
     let certificates = (sources.certificates)();
     let broken: Vec<String> = certificates
         .iter()
-        .filter(|certificate| !["valid", "pending"].contains(&&*certificate.status))
+        .filter(|certificate| !matches!(certificate.status, Status::Valid | Status::Pending))
         .map(|certificate| {
             let why = certificate.error.as_deref().unwrap_or("no reason known");
             format!("{} ({}): {why}", certificate.id, certificate.status)

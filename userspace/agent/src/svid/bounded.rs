@@ -1,0 +1,49 @@
+//! Small files that others write (tokens, roots, keys): read anew at each use, bounded, overwritten in memory after it.
+
+use std::path::Path;
+
+use tokio::io::AsyncReadExt;
+use zeroize::Zeroizing;
+
+use super::FetchError;
+
+/// The whole file, if it has at most `limit` bytes.
+pub(super) async fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+    let fault = |reason: String| FetchError::File { path: path.to_owned(), reason };
+    // Room for all of it from the start: a buffer that grows leaves copies of a key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
+    let file = tokio::fs::File::open(path).await.map_err(|e| fault(format!("cannot open it: {e}")))?;
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_end(&mut bytes).await.map_err(|e| fault(format!("cannot read it: {e}")))?;
+    match bytes.len() {
+        0 => Err(fault("it is empty".into())),
+        length if length > limit => Err(fault(format!("it has more than {limit} bytes"))),
+        _ => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_read_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(*read(&path, 5).await.unwrap(), b"12345");
+        for (limit, text) in [(4, "more than 4 bytes"), (0, "more than 0 bytes")] {
+            assert!(read(&path, limit).await.unwrap_err().to_string().contains(text));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_missing_or_empty_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let error = read(&path, 5).await.unwrap_err().to_string();
+        assert!(error.contains("token") && error.contains("cannot open"), "{error}");
+        std::fs::write(&path, "").unwrap();
+        assert!(read(&path, 5).await.unwrap_err().to_string().contains("empty"));
+    }
+}
