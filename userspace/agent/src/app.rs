@@ -193,7 +193,6 @@ fn proxy_context(
         connections,
         timeouts: config.timeouts.clone(),
         zone: config.node.zone.as_str().into(),
-        cluster: config.mesh.cluster.as_str().into(),
         policy_epoch,
         drain,
     }

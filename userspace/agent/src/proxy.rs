@@ -66,8 +66,6 @@ pub struct Context {
     pub timeouts: Timeouts,
     /// This node's zone: endpoints in it are preferred.
     pub zone: Arc<str>,
-    /// This cluster's name.
-    pub cluster: Arc<str>,
     /// The policy epoch, sent by `reconcile` after each [`State::apply`] that may have changed an answer. Live connections
     /// are authorised anew when it changes.
     pub policy_epoch: watch::Receiver<u64>,

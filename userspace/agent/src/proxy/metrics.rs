@@ -121,3 +121,61 @@ const FAMILIES: [Family; 5] = [
 
 /// About 30 MB of labels, and as much as a Prometheus server takes from one target; peers' baggage must not fill memory.
 const MAX_LABEL_SETS: usize = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::parties::{Direction, Parties, Path};
+    use crate::proxy::testing;
+    use crate::telemetry;
+
+    fn parties(name: &str) -> Parties {
+        let address = "10.0.0.1:1".parse().unwrap();
+        let mut parties = Parties::between(Direction::Inbound, address, address);
+        parties.path = Some(Path::Hbone);
+        for (party, name) in [(&mut parties.source, name), (&mut parties.destination, "server")] {
+            let workload = testing::workload(name);
+            party.identity = Some(workload.identity.clone());
+            party.workload = Some(workload);
+        }
+        parties
+    }
+
+    #[test]
+    fn a_sample_has_istios_name_and_labels_in_istios_order() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry, Arc::default());
+        metrics.counters(Labels::of(&parties("client"), ResponseFlags::None)).opened();
+        let text = telemetry::encode(&registry);
+        let sample = text.lines().find(|line| !line.starts_with('#')).unwrap();
+        assert_eq!(
+            sample,
+            "istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"client\",\
+             source_canonical_service=\"client\",source_canonical_revision=\"v1\",\
+             source_workload_namespace=\"ns\",source_principal=\"spiffe://cluster.local/ns/ns/sa/client\",\
+             source_app=\"client\",source_version=\"v1\",source_cluster=\"Kubernetes\",\
+             destination_service=\"unknown\",destination_service_namespace=\"unknown\",\
+             destination_service_name=\"unknown\",destination_workload=\"server\",\
+             destination_canonical_service=\"server\",destination_canonical_revision=\"v1\",\
+             destination_workload_namespace=\"ns\",\
+             destination_principal=\"spiffe://cluster.local/ns/ns/sa/server\",destination_app=\"server\",\
+             destination_version=\"v1\",destination_cluster=\"Kubernetes\",request_protocol=\"tcp\",\
+             response_flags=\"-\",connection_security_policy=\"mutual_tls\"} 1"
+        );
+    }
+
+    #[test]
+    fn beyond_the_bound_connections_are_counted_without_names() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry, Arc::default());
+        let count = MAX_LABEL_SETS + 50;
+        for number in 0..count {
+            let labels = Labels::of(&parties(&format!("client-{number}")), ResponseFlags::None);
+            metrics.counters(labels).opened();
+        }
+        let table = metrics.table.counters.read();
+        assert_eq!(table.len(), MAX_LABEL_SETS + 1, "the sets, and their summary");
+        let opened: u64 = table.values().map(|counters| counters.opened.load(Relaxed)).sum();
+        assert_eq!(opened, u64::try_from(count).unwrap());
+    }
+}

@@ -67,18 +67,19 @@ pub(crate) struct Node {
     pub(crate) drain: Drain,
 }
 
-/// One pod of a node: listeners, SVID, accept loops.
+/// One sandbox of a node: listeners, SVIDs, accept loops.
 pub(crate) struct Pod {
     pub(crate) ip: IpAddr,
+    /// The pod, or the first of those that share the node's namespace.
     pub(crate) workload: Arc<Workload>,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) running: Running,
-    _svid: Tracked,
+    _svids: Vec<Tracked>,
 }
 
 impl Node {
     /// A node whose SVIDs are signed by `ca`.
-    pub(crate) fn new(ca: &Arc<TestCa>) -> Self {
+    pub(crate) fn new(ca: &Arc<TestCa>, timeouts: Timeouts) -> Self {
         let mut registry = telemetry::registry("signetd", "test");
         let connections = Arc::new(Connections::new());
         let metrics = Arc::new(Metrics::new(&mut registry, Arc::clone(&connections)));
@@ -93,14 +94,8 @@ impl Node {
             pool: Pool::new(),
             metrics,
             connections,
-            timeouts: Timeouts {
-                connect: Duration::from_secs(5),
-                handshake: Duration::from_secs(5),
-                svid: Duration::from_secs(5),
-                drain: Duration::from_secs(5),
-            },
+            timeouts,
             zone: "z1".into(),
-            cluster: "Kubernetes".into(),
             policy_epoch,
             drain: watch,
         };
@@ -116,16 +111,30 @@ impl Node {
 
     /// Starts a pod on an address of its own. All nodes must be told of it.
     pub(crate) async fn pod(&self, name: &str) -> Pod {
+        self.sandbox(false, &[name]).await
+    }
+
+    /// Starts workloads that share one address, the node's. Their cgroups are their places in `names`.
+    pub(crate) async fn host(&self, names: &[&str]) -> Pod {
+        self.sandbox(true, names).await
+    }
+
+    async fn sandbox(&self, host: bool, names: &[&str]) -> Pod {
         let ip = unused_address();
-        let workload = Arc::new(Workload { addresses: vec![ip], ..(*workload(name)).clone() });
-        let tracked = self.svids.track(workload.uid.clone(), workload.identity.clone());
-        let local = LocalWorkload::new(Arc::clone(&workload), tracked.credentials());
-        let sandbox = Arc::new(Sandbox {
-            netns: Netns::current().unwrap(),
-            cookie: NetnsCookie(1),
-            host: false,
-            workloads: RwLock::new(HashMap::from([(CGROUP, Arc::new(local))])),
-        });
+        let shared = |name: &&str| {
+            let workload = (*workload(name)).clone();
+            Arc::new(Workload { addresses: vec![ip], host_network: host, ..workload })
+        };
+        let workloads: Vec<_> = names.iter().map(shared).collect();
+        let track = |w: &Arc<Workload>| self.svids.track(w.uid.clone(), w.identity.clone());
+        let svids: Vec<_> = workloads.iter().map(track).collect();
+        let local = |(w, svid): (&Arc<Workload>, &Tracked)| {
+            Arc::new(LocalWorkload::new(Arc::clone(w), svid.credentials()))
+        };
+        let tenants = (0..).map(CgroupId).zip(workloads.iter().zip(&svids).map(local)).collect();
+        let netns = Netns::current().unwrap();
+        let sandbox = Sandbox { netns, cookie: NetnsCookie(1), host, workloads: RwLock::new(tenants) };
+        let sandbox = Arc::new(sandbox);
         let listen = async |port| TcpListener::bind((ip, port)).await.unwrap();
         let listeners = Listeners {
             outbound_v4: listen(OUTBOUND_PORT).await,
@@ -134,7 +143,12 @@ impl Node {
             hbone: listen(HBONE_PORT).await,
         };
         let running = start(Arc::clone(&self.context), Arc::clone(&sandbox), listeners);
-        Pod { ip, workload, sandbox, running, _svid: tracked }
+        Pod { ip, workload: Arc::clone(&workloads[0]), sandbox, running, _svids: svids }
+    }
+
+    /// A socket of `cgroup` listens on `port`.
+    pub(crate) fn owns_port(&self, cgroup: CgroupId, port: u16) {
+        self.origins.ports.lock().insert(port, cgroup);
     }
 
     /// An application in `pod` connects to `to`, and the kernel redirects it.
@@ -143,7 +157,7 @@ impl Node {
         socket.bind((pod.ip, 0).into()).unwrap();
         let client = socket.local_addr().unwrap();
         let origin = Origin { cgroup: CGROUP, destination: OriginalDst::new(to) };
-        self.origins.0.lock().insert(client, origin);
+        self.origins.flows.lock().insert(client, origin);
         socket.connect((pod.ip, OUTBOUND_PORT).into()).await.unwrap()
     }
 
@@ -169,9 +183,10 @@ impl Pod {
         (self.ip, port).into()
     }
 
-    /// Tells of itself.
-    pub(crate) fn event(&self) -> Event {
-        Event::Workload(Box::new((*self.workload).clone()))
+    /// Tells of its workloads.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let workloads = self.sandbox.workloads.read();
+        workloads.values().map(|local| Event::Workload(Box::new((*local.workload).clone()))).collect()
     }
 }
 
@@ -239,16 +254,20 @@ pub(crate) fn unused_address() -> IpAddr {
     Ipv4Addr::new(127, 16 + part(pid % 224), part(pid / 224 % 256), next).into()
 }
 
-/// What the kernel recorded, by client.
+/// What the kernel recorded.
 #[derive(Default)]
-struct Table(Mutex<HashMap<SocketAddr, Origin>>);
+struct Table {
+    /// By client.
+    flows: Mutex<HashMap<SocketAddr, Origin>>,
+    ports: Mutex<HashMap<u16, CgroupId>>,
+}
 
 impl OriginLookup for Table {
     fn lookup(&self, _: NetnsCookie, client: SocketAddr, _: SocketAddr) -> Option<Origin> {
-        self.0.lock().get(&client).copied()
+        self.flows.lock().get(&client).copied()
     }
-    fn port_owner(&self, _: NetnsCookie, _: u16) -> Option<CgroupId> {
-        None
+    fn port_owner(&self, _: NetnsCookie, port: u16) -> Option<CgroupId> {
+        self.ports.lock().get(&port).copied()
     }
 }
 
@@ -262,6 +281,7 @@ impl Authority for TestAuthority {
     }
 }
 
-const CGROUP: CgroupId = CgroupId(7);
+/// A pod's cgroup: the first of its sandbox.
+const CGROUP: CgroupId = CgroupId(0);
 /// Far more than anything takes, so that a busy machine fails no test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -2,17 +2,24 @@
 //!
 //! They need CAP_NET_ADMIN and CAP_SYS_ADMIN (transparent sources, marks, namespaces) and say so where they lack them.
 
+mod host;
 mod inbound;
 mod lifetime;
 mod log;
 mod outbound;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::StatusCode;
 use signet_identity::testing::TestCa;
 
 use self::log::Log;
+use super::hbone::{ConnectRequest, HboneError, PoolKey};
 use super::testing::{Echo, Node, Pod};
+use super::{baggage, traceparent};
+use crate::addr::HBONE_PORT;
+use crate::config::Timeouts;
 use crate::policy::{Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, Rule};
 use crate::state::{Event, Service, ServicePort};
 
@@ -28,14 +35,18 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
+        Self::with(Timeouts::default()).await
+    }
+
+    async fn with(timeouts: Timeouts) -> Self {
         let log = Log::capture();
         let ca = Arc::new(TestCa::new("cluster.local"));
-        let (near, far) = (Node::new(&ca), Node::new(&ca));
+        let (near, far) = (Node::new(&ca, timeouts.clone()), Node::new(&ca, timeouts));
         let (client, server) = (near.pod("client").await, far.pod("server").await);
         let app = Echo::start(server.ip).await;
         let pair = Self { near, far, client, server, app, log };
-        pair.apply(&pair.client.event());
-        pair.apply(&pair.server.event());
+        pair.apply_all(&pair.client);
+        pair.apply_all(&pair.server);
         pair
     }
 
@@ -43,6 +54,36 @@ impl Pair {
     fn apply(&self, event: &Event) {
         self.near.apply(event);
         self.far.apply(event);
+    }
+
+    /// Both nodes hear of a sandbox's workloads.
+    fn apply_all(&self, pod: &Pod) {
+        pod.events().iter().for_each(|event| self.apply(event));
+    }
+
+    /// Asks an HBONE listener for `authority` with the client's SVID, naming `sni_port` in the SNI where given.
+    async fn ask(&self, server: &Pod, sni_port: Option<u16>, authority: &str) -> Result<(), StatusCode> {
+        let local = self.client.sandbox.current(&self.client.workload.uid).unwrap();
+        let endpoint = local.endpoint(Duration::from_secs(5)).await.unwrap();
+        let request = ConnectRequest {
+            key: PoolKey {
+                source: self.client.workload.uid.clone(),
+                destination: server.workload.uid.clone(),
+                address: server.at(HBONE_PORT),
+                sni_port,
+            },
+            authority: authority.to_owned(),
+            expected: [server.workload.identity.clone()].into(),
+            baggage: baggage::of(&self.client.workload),
+            forwarded_for: self.client.at(1),
+            traceparent: traceparent::generate(),
+            timeout: Duration::from_secs(10),
+        };
+        match self.near.context.pool.open(&self.client.sandbox.netns, &endpoint, request).await {
+            Ok(_) => Ok(()),
+            Err(HboneError::Status(_, status)) => Err(status),
+            Err(other) => panic!("{other}"),
+        }
     }
 
     /// Both nodes have written the outcome of every connection.

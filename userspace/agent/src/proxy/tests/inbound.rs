@@ -10,45 +10,18 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{Pair, deny_all, needs_privileges, service, strict};
 use crate::addr::{HBONE_PORT, Local, Peer};
-use crate::mtls::Endpoint;
+use crate::config::Timeouts;
 use crate::proxy::accept::Accepted;
-use crate::proxy::hbone::{ConnectRequest, HboneError, PoolKey};
 use crate::proxy::inbound::serve_plaintext;
 use crate::proxy::testing::{assert_reset, ping, until, unused_address};
-use crate::proxy::{baggage, traceparent};
 use crate::state::{EndpointSlice, Event, ServicePort};
-
-/// Asks the server's HBONE listener for `authority`, with the client's SVID.
-async fn connect(pair: &Pair, authority: &str) -> Result<(), StatusCode> {
-    let local = pair.client.sandbox.current(&pair.client.workload.uid).unwrap();
-    let endpoint: Endpoint = local.endpoint(Duration::from_secs(5)).await.unwrap();
-    let request = ConnectRequest {
-        key: PoolKey {
-            source: pair.client.workload.uid.clone(),
-            destination: pair.server.workload.uid.clone(),
-            address: pair.server.at(HBONE_PORT),
-            sni_port: None,
-        },
-        authority: authority.to_owned(),
-        expected: [pair.server.workload.identity.clone()].into(),
-        baggage: baggage::of(&pair.client.workload),
-        forwarded_for: pair.client.at(1),
-        traceparent: traceparent::generate(),
-        timeout: Duration::from_secs(10),
-    };
-    match pair.near.context.pool.open(&pair.client.sandbox.netns, &endpoint, request).await {
-        Ok(_) => Ok(()),
-        Err(HboneError::Status(_, status)) => Err(status),
-        Err(other) => panic!("{other}"),
-    }
-}
 
 #[tokio::test]
 async fn an_authority_that_is_not_the_dialled_address_is_400() {
     needs_privileges!();
     let pair = Pair::new().await;
     let elsewhere = SocketAddr::new(pair.client.ip, pair.app.address.port()).to_string();
-    assert_eq!(connect(&pair, &elsewhere).await, Err(StatusCode::BAD_REQUEST));
+    assert_eq!(pair.ask(&pair.server, None, &elsewhere).await, Err(StatusCode::BAD_REQUEST));
     until("the outcome is written", || pair.is_quiet()).await;
     assert!(pair.log.only("inbound").contains("is not at the dialled address"));
     assert_eq!(pair.far.count("istio_tcp_connections_failed_total", &["response_flags=\"DENY\""]), 1);
@@ -58,7 +31,7 @@ async fn an_authority_that_is_not_the_dialled_address_is_400() {
 async fn an_authority_without_a_port_is_400() {
     needs_privileges!();
     let pair = Pair::new().await;
-    assert_eq!(connect(&pair, &pair.server.ip.to_string()).await, Err(StatusCode::BAD_REQUEST));
+    assert_eq!(pair.ask(&pair.server, None, &pair.server.ip.to_string()).await, Err(StatusCode::BAD_REQUEST));
     until("the outcome is written", || pair.is_quiet()).await;
     assert!(pair.log.only("inbound").contains("has no port between 1 and 65535"));
 }
@@ -68,7 +41,10 @@ async fn the_engines_own_ports_are_400() {
     needs_privileges!();
     let pair = Pair::new().await;
     for port in crate::addr::ENGINE_PORTS {
-        assert_eq!(connect(&pair, &pair.server.at(port).to_string()).await, Err(StatusCode::BAD_REQUEST));
+        assert_eq!(
+            pair.ask(&pair.server, None, &pair.server.at(port).to_string()).await,
+            Err(StatusCode::BAD_REQUEST)
+        );
     }
     until("the outcomes are written", || pair.is_quiet()).await;
     assert_eq!(pair.log.lines("no application can listen there").len(), 3);
@@ -78,7 +54,10 @@ async fn the_engines_own_ports_are_400() {
 async fn a_services_hostname_is_served_where_this_workload_is_its_endpoint() {
     needs_privileges!();
     let pair = Pair::new().await;
-    assert_eq!(connect(&pair, "web.ns.svc.cluster.local:80").await, Err(StatusCode::BAD_REQUEST));
+    assert_eq!(
+        pair.ask(&pair.server, None, "web.ns.svc.cluster.local:80").await,
+        Err(StatusCode::BAD_REQUEST)
+    );
     pair.apply(&Event::Service(service(unused_address(), 80)));
     pair.apply(&Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
@@ -87,8 +66,11 @@ async fn a_services_hostname_is_served_where_this_workload_is_its_endpoint() {
         ports: vec![ServicePort { name: "http".into(), port: pair.app.address.port() }],
         endpoints: vec![crate::state::Endpoint { address: pair.server.ip, ready: true, zone: "".into() }],
     }));
-    assert_eq!(connect(&pair, "web.ns.svc.cluster.local:80").await, Ok(()));
-    assert_eq!(connect(&pair, "web.ns.svc.cluster.local:81").await, Err(StatusCode::BAD_REQUEST));
+    assert_eq!(pair.ask(&pair.server, None, "web.ns.svc.cluster.local:80").await, Ok(()));
+    assert_eq!(
+        pair.ask(&pair.server, None, "web.ns.svc.cluster.local:81").await,
+        Err(StatusCode::BAD_REQUEST)
+    );
     until("the application was reached", || pair.app.clients.lock().len() == 1).await;
 }
 
@@ -97,9 +79,12 @@ async fn denial_is_401_and_a_closed_port_503() {
     needs_privileges!();
     let pair = Pair::new().await;
     let closed = TcpListener::bind((pair.server.ip, 0)).await.unwrap().local_addr().unwrap();
-    assert_eq!(connect(&pair, &closed.to_string()).await, Err(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(pair.ask(&pair.server, None, &closed.to_string()).await, Err(StatusCode::SERVICE_UNAVAILABLE));
     pair.apply(&deny_all());
-    assert_eq!(connect(&pair, &pair.app.address.to_string()).await, Err(StatusCode::UNAUTHORIZED));
+    assert_eq!(
+        pair.ask(&pair.server, None, &pair.app.address.to_string()).await,
+        Err(StatusCode::UNAUTHORIZED)
+    );
 }
 
 #[tokio::test]
@@ -111,6 +96,21 @@ async fn what_is_no_tls_is_a_failed_connection_with_one_line() {
     until("the outcome is written", || !pair.log.lines("inbound").is_empty()).await;
     assert!(pair.log.only("inbound").contains("mTLS handshake failed"));
     assert_eq!(pair.far.count("istio_tcp_connections_failed_total", &["response_flags=\"TLS_FAILURE\""]), 1);
+}
+
+#[tokio::test]
+async fn silent_clients_are_let_go_and_keep_nobody_waiting() {
+    needs_privileges!();
+    let timeouts = Timeouts { handshake: Duration::from_secs(2), ..Timeouts::default() };
+    let pair = Pair::with(timeouts).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(pair.server.at(HBONE_PORT)).await.unwrap());
+    }
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "not behind them").await;
+    let lines = || pair.log.lines("no mTLS and HTTP/2 handshake within").len();
+    until("the silent ones have an outcome each", || lines() == silent.len()).await;
 }
 
 /// A connection that arrived in clear, as `sk_lookup` gives it: its own end is the application's address.

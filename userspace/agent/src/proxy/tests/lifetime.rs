@@ -1,7 +1,7 @@
 //! How connections end when the policy, the workload or the engine does.
 
 use super::{Pair, deny_all, needs_privileges, strict};
-use crate::proxy::testing::{DEADLINE, assert_reset, ping, until};
+use crate::proxy::testing::{DEADLINE, Node, Pod, assert_reset, ping, until};
 
 #[tokio::test]
 async fn a_live_connection_that_loses_its_permit_is_reset() {
@@ -51,7 +51,7 @@ async fn dropping_the_accept_loops_resets_and_writes_every_outcome() {
     ping(&mut stream, "running").await;
     drop(client.running);
     assert_reset(stream).await;
-    let quiet = |node: &super::Node| node.context.connections.views().is_empty();
+    let quiet = |node: &Node| node.context.connections.views().is_empty();
     until("both outcomes are written", || quiet(&near) && quiet(&far)).await;
     assert!(log.only("outbound").contains("closed by the node engine"));
     log.only("inbound");
@@ -65,8 +65,8 @@ async fn a_drain_lets_live_connections_finish_and_takes_no_new_ones() {
     let mut stream = near.connect(&client, app.address).await;
     ping(&mut stream, "before").await;
     let listener = client.at(crate::addr::OUTBOUND_PORT);
-    let super::Pod { mut running, sandbox, .. } = client;
-    let super::Node { context, drain, .. } = near;
+    let Pod { mut running, sandbox, .. } = client;
+    let Node { context, drain, .. } = near;
     drop((context, sandbox));
     let drained = tokio::spawn(drain.drain(DEADLINE));
     let mut refused = false;
@@ -80,4 +80,23 @@ async fn a_drain_lets_live_connections_finish_and_takes_no_new_ones() {
     drop(running);
     assert!(drained.await.unwrap(), "nothing holds a watch any more");
     drop((far, server));
+}
+
+#[tokio::test]
+async fn a_server_that_drains_lets_its_tunnels_finish() {
+    needs_privileges!();
+    let Pair { near, far, client, server, app, log: _log } = Pair::new().await;
+    let mut stream = near.connect(&client, app.address).await;
+    ping(&mut stream, "before").await;
+    let Node { context, drain, .. } = far;
+    let Pod { mut running, sandbox, .. } = server;
+    drop((context, sandbox));
+    let drained = tokio::spawn(drain.drain(DEADLINE));
+    for _ in 0..10 {
+        ping(&mut stream, "while draining").await;
+    }
+    drop(stream);
+    tokio::time::timeout(DEADLINE, running.finished()).await.expect("the HBONE connection has ended");
+    drop(running);
+    assert!(drained.await.unwrap(), "nothing holds a watch any more");
 }
