@@ -128,8 +128,14 @@ async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<
     outcome.end(result);
 }
 
-async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, incoming: Incoming) -> Result<(), Failure> {
-    match admit(arrival, client, incoming.authority()).await {
+async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, mut incoming: Incoming) -> Result<(), Failure> {
+    let authority = incoming.authority().to_owned();
+    let admitted = tokio::select! {
+        admitted = admit(arrival, client, &authority) => admitted,
+        // What nobody waits for must not be dialled on: HTTP/2 counts only the streams that are still open.
+        gone = incoming.abandoned() => return Err(Failure::Unanswered(gone)),
+    };
+    match admitted {
         Ok(connected) => {
             let baggage = baggage::of(&connected.arrived.local.workload);
             let tunnel = incoming.accept(Some(&baggage)).map_err(Failure::Unanswered)?;

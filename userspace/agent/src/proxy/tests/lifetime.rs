@@ -1,7 +1,10 @@
 //! How connections end when the policy, the workload or the engine does.
 
+use std::sync::Arc;
+
 use super::{Pair, deny_all, needs_privileges, strict};
 use crate::proxy::testing::{DEADLINE, Node, Pod, assert_reset, ping, until};
+use crate::state::{Event, Workload};
 
 #[tokio::test]
 async fn a_live_connection_that_loses_its_permit_is_reset() {
@@ -27,6 +30,23 @@ async fn a_live_connection_that_keeps_its_permit_is_left_alone() {
     pair.apply(&strict());
     ping(&mut stream, "after").await;
     assert_eq!(pair.log.lines("access").len(), 0);
+}
+
+#[tokio::test]
+async fn labels_that_change_under_a_live_connection_are_asked_anew() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let labelled = |app: &str| {
+        let labels = [("app".to_owned(), app.to_owned())];
+        let workload = Workload { labels: Arc::new(labels.into()), ..Workload::clone(&pair.server.workload) };
+        Event::Workload(Box::new(workload))
+    };
+    pair.apply(&labelled("other"));
+    pair.apply(&deny_all());
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "no policy selects it").await;
+    pair.apply(&labelled("server"));
+    assert_reset(stream).await;
 }
 
 #[tokio::test]
