@@ -45,11 +45,12 @@ impl Surroundings {
         Ok(())
     }
 
-    /// What `before` knew of a Namespace or Node whose document cannot be read now.
+    /// What `before` knew of a Namespace or Node whose document cannot be read now. A Namespace that nobody ever
+    /// understood is in the mesh: somebody meant its pods, and out of it they would talk in clear.
     pub(crate) fn keep(&mut self, document: &Document, before: &Self) {
         let name = &document.key().name;
-        if let Some(mode) = before.namespaces.get(name) {
-            self.namespaces.insert(name.clone(), *mode);
+        if document.is("", "Namespace") {
+            self.namespaces.insert(name.clone(), before.namespaces.get(name).copied().unwrap_or(Some(true)));
         }
         if let Some(zone) = before.zones.get(name) {
             self.zones.insert(name.clone(), zone.clone());

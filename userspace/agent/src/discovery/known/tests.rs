@@ -115,6 +115,26 @@ fn a_namespace_that_changes_changes_its_pods() {
 }
 
 #[test]
+fn a_namespace_with_a_misspelt_mode_keeps_its_last_one_and_enrols_where_there_is_none() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, uid: u1}\n\
+               spec: {containers: []}\nstatus: {podIP: 10.0.0.1}\n---\n";
+    let with = |mode: &str| {
+        let labels = format!("labels: {{signet.dev/mode: {mode}}}");
+        testing::snapshot(&format!(
+            "{pod}apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {labels}}}\n"
+        ))
+    };
+    let mut fresh = known();
+    let changes = fresh.update(&with("enable"));
+    assert!(matches!(&changes.events[..], [Event::Workload(w)] if w.enrolled), "{:?}", changes.events);
+    assert_eq!(changes.faults[0].field, "metadata.labels[signet.dev/mode]");
+
+    let mut opted_out = known();
+    opted_out.update(&with("disabled"));
+    assert_eq!(opted_out.update(&with("disable")).events, []);
+}
+
+#[test]
 fn a_pod_that_has_ended_or_has_no_address_is_no_workload() {
     for (from, to) in [
         ("phase: Running", "phase: Succeeded"),
