@@ -96,6 +96,8 @@ pub struct Reconciler<S> {
     /// The source has told all it had. Until then nothing is served: a policy may be missing that forbids it, and a
     /// destination in the mesh may look like one outside.
     synced: bool,
+    /// A predecessor's links that nobody needs are gone.
+    links_swept: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +129,7 @@ impl<S: Sandboxes> Reconciler<S> {
             wake_tx,
             wake_rx,
             synced: false,
+            links_swept: false,
         }
     }
 
@@ -232,11 +235,22 @@ impl<S: Sandboxes> Reconciler<S> {
                 self.kernel.remove_workload(cgroup)?;
             }
         }
+        self.sweep_links()
+    }
+
+    /// While the network namespace of an enrolled workload is not found, any link may be its: without the link, plaintext
+    /// would reach it past its policies.
+    fn sweep_links(&mut self) -> Result<(), kernel::KernelError> {
+        let homeless = |local: &Local| local.workload.enrolled && local.sandbox().is_none();
+        if self.links_swept || self.locals.values().any(homeless) {
+            return Ok(());
+        }
         for cookie in self.kernel.steered() {
             if !self.open.contains_key(&cookie) {
                 self.kernel.unsteer(cookie)?;
             }
         }
+        self.links_swept = true;
         Ok(())
     }
 
@@ -293,6 +307,11 @@ impl<S: Sandboxes> Reconciler<S> {
         local.settle(&reached);
         self.statuses.set(&local.workload, &reached);
         self.locals.insert(uid.clone(), local);
+        if self.synced
+            && let Err(e) = self.sweep_links()
+        {
+            error!(error = %e, "sweep of a predecessor's links");
+        }
     }
 
     fn climb(&mut self, local: &mut Local) -> Result<Phase, ReconcileError> {
