@@ -56,6 +56,8 @@ pub struct IstioAuthority {
     target: Target,
     /// The connection, and the roots it was made with. Written by the first attempt, and when the roots have changed.
     channel: Mutex<Option<(Arc<[u8]>, Channel)>>,
+    /// Bounds a whole attempt.
+    timeout: Duration,
 }
 
 impl IstioAuthority {
@@ -65,7 +67,7 @@ impl IstioAuthority {
     /// An address that no CA can have.
     pub fn new(options: IstioOptions) -> Result<Self, AddressError> {
         let target = Target::parse(&options.address, options.server_name.as_deref())?;
-        Ok(Self { options, target, channel: Mutex::new(None) })
+        Ok(Self { options, target, channel: Mutex::new(None), timeout: ATTEMPT_TIMEOUT })
     }
 
     async fn channel(&self) -> Result<Channel, FetchError> {
@@ -126,11 +128,11 @@ impl IstioAuthority {
 
 impl Authority for IstioAuthority {
     async fn fetch(&self, _: &WorkloadUid, id: &SpiffeId) -> Result<X509Svid, FetchError> {
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(id)).await {
+        match tokio::time::timeout(self.timeout, self.attempt(id)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let address = self.target.address().clone();
-                Err(FetchError::Timeout { address, after: ATTEMPT_TIMEOUT })
+                Err(FetchError::Timeout { address, after: self.timeout })
             }
         }
     }
