@@ -9,6 +9,7 @@ pub mod ca;
 pub mod capture;
 pub mod cgroup;
 pub mod demo;
+pub mod envoy;
 pub mod hbone;
 pub mod http;
 pub mod manifests;

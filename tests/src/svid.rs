@@ -24,6 +24,24 @@ pub struct Svid {
     pub roots: String,
 }
 
+impl Svid {
+    /// Under a root that nobody knows.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn self_made(uri: &str) -> Result<Self> {
+        let root_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let roots = root.self_signed(&root_key)?.pem();
+        let issuer = Issuer::new(root, root_key);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let leaf = params(&[uri])?.signed_by(&key, &issuer)?;
+        Ok(Self { chain: leaf.pem(), key: key.serialize_pem(), roots })
+    }
+}
+
 impl Ca {
     /// Asks for the SVID of a workload with the token of the node it runs on.
     ///

@@ -4,10 +4,14 @@
 //! A need that is not met is a failure, or with `SIGNET_TEST_ALLOW_SKIP=1` a line `SKIP <name>: <reason>`.
 
 mod connect;
+mod faults;
 mod guards;
+mod hbone;
+mod lifecycle;
 mod policy;
 mod services;
 mod shared;
+mod views;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -39,7 +43,18 @@ fn main() {
 }
 
 /// In the order of importance.
-const TABLES: &[&[Test]] = &[connect::TESTS, policy::TESTS, services::TESTS, guards::TESTS];
+const TABLES: &[&[Test]] = &[
+    connect::TESTS,
+    policy::TESTS,
+    faults::TESTS,
+    lifecycle::TESTS,
+    hbone::TESTS,
+    services::TESTS,
+    views::TESTS,
+    hbone::ENVOY_TESTS,
+    faults::SLOW_TESTS,
+    guards::TESTS,
+];
 
 fn trial(test: &'static Test) -> Trial {
     let unmet = test.needs.iter().find_map(|need| need.unmet());
