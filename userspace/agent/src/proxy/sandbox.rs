@@ -56,7 +56,7 @@ impl LocalWorkload {
         let mut credentials = self.credentials.clone();
         let svid = timeout(wait, credentials.get())
             .await
-            .map_err(|_| Failure::SvidTimeout(wait))?
+            .map_err(|_| credentials.last_error().map_or(Failure::SvidTimeout(wait), Failure::Svid))?
             .map_err(Failure::Svid)?;
         let mut cached = self.endpoint.lock();
         if let Some((of, endpoint)) = &*cached
