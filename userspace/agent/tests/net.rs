@@ -4,6 +4,8 @@
 //! Where the machine lacks something, a test panics with what is missing; with `SIGNET_TEST_ALLOW_SKIP=1` it prints
 //! `SKIP <test>: <reason>` instead.
 
+#![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
+
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -204,6 +206,8 @@ impl Pod {
             ip_in(netns, &format!("addr add fd77::{last}/64 dev eth0 nodad"));
             ip_in(netns, "link set eth0 up");
         }
+        // The kernel learns of the carrier in its own time, and has no IPv6 address before that.
+        until(|| ip_in(&pod.netns, "-6 route show table local").contains("fd77::2"));
         pod
     }
 
@@ -221,6 +225,8 @@ impl Pod {
     fn routing(&self) -> String {
         let shown = ["-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all"];
         let routes = shown.map(|arguments| ip_in(&self.netns, arguments)).join("\n");
+        // The kernel's own, which come with the link.
+        let routes: String = routes.lines().filter(|route| !route.contains("eth0")).collect();
         let settings =
             SETTINGS.map(|setting| self.netns.run(|| std::fs::read_to_string(setting)).unwrap().unwrap());
         routes + &settings.concat()
@@ -309,6 +315,14 @@ fn unmet() -> Option<String> {
         .output()
         .err()
         .map(|error| format!("cannot run ip ({error}): install iproute2"))
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 async fn within<T>(step: impl Future<Output = T>) -> T {

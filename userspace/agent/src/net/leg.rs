@@ -53,6 +53,10 @@ pub trait Leg: Unpin {
     /// The leg broke.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Ready when what was sent has left this leg's own buffers, as far as it can tell. Asked when the other leg broke, so
+    /// that what arrived before the failure is not lost with it.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
     /// Ready when the leg broke. Asked while nothing more is received from it, so that nobody else would notice.
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
@@ -85,6 +89,11 @@ impl Leg for TcpStream {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_shutdown(cx)
+    }
+
+    /// At once: what the kernel took is on its way, unless the peer's window is closed.
+    fn poll_flushed(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
 
     /// Never: a reset after the FIN is noticed by the next write, as on a connection without a relay.

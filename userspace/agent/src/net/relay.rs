@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -82,9 +83,19 @@ pub async fn relay<A: Leg, B: Leg>(mut a: A, mut b: B, traffic: &Traffic) -> Res
     a.arm().map_err(|source| RelayError { side: Side::A, action: Action::Receive, source })?;
     b.arm().map_err(|source| RelayError { side: Side::B, action: Action::Receive, source })?;
     let mut relay = Relay { a_to_b: Direction::default(), b_to_a: Direction::default(), turn: Side::A };
-    poll_fn(|cx| relay.poll(cx, &mut a, &mut b, traffic)).await?;
-    a.complete();
-    b.complete();
+    match poll_fn(|cx| relay.poll(cx, &mut a, &mut b, traffic)).await {
+        Ok(()) => {
+            a.complete();
+            b.complete();
+        }
+        Err(error) => {
+            match error.side {
+                Side::A => relay.a_to_b.finish(a, b, &traffic.a_to_b).await,
+                Side::B => relay.b_to_a.finish(b, a, &traffic.b_to_a).await,
+            }
+            return Err(error);
+        }
+    }
     Ok(())
 }
 
@@ -151,18 +162,43 @@ impl Direction {
         to: &mut T,
         moved: &AtomicU64,
     ) -> Poll<Result<(), Fault>> {
-        while self.phase == Phase::Moving {
-            ready!(self.poll_send(cx, from, to, moved)).map_err(Fault::Sending)?;
-            match ready!(from.poll_receive(cx)).map_err(Fault::Receiving)? {
-                Some(chunk) => self.chunk = chunk,
-                None => self.phase = Phase::Ending,
-            }
+        if self.phase == Phase::Moving {
+            ready!(self.poll_move(cx, from, to, moved))?;
+            self.phase = Phase::Ending;
         }
         if self.phase == Phase::Ending {
             ready!(to.poll_end(cx)).map_err(Fault::Sending)?;
             self.phase = Phase::Ended;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Moves bytes until there are no more.
+    fn poll_move<F: Leg, T: Leg>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            ready!(self.poll_send(cx, from, to, moved)).map_err(Fault::Sending)?;
+            match ready!(from.poll_receive(cx)).map_err(Fault::Receiving)? {
+                Some(chunk) => self.chunk = chunk,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// `from` is broken: moves what it had sent before that, and lets it leave. Its end, if there is one, is not passed on.
+    async fn finish<F: Leg, T: Leg>(mut self, mut from: F, mut to: T, moved: &AtomicU64) {
+        if self.phase == Phase::Moving {
+            let moving = poll_fn(|cx| self.poll_move(cx, &mut from, &mut to, moved));
+            // How it fails now does not matter: the relay has its error.
+            let _ = moving.await;
+        }
+        // Late means that the peer does not take it: it has had its chance.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, poll_fn(|cx| to.poll_flushed(cx))).await;
     }
 
     fn poll_send<F: Leg, T: Leg>(
@@ -206,3 +242,9 @@ impl Fault {
 fn broken(how: Poll<io::Error>, side: Side) -> Poll<Result<(), RelayError>> {
     how.map(|source| Err(RelayError { side, action: Action::Send, source }))
 }
+
+/// How long a failure may be kept back for the bytes before it.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

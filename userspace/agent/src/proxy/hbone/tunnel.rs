@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::Leg;
 
+use super::SEND_BUFFER;
 use super::client::Claim;
 
 /// A tunnel: one h2 stream as a byte stream. Shutdown sends END_STREAM; dropped before both directions have ended, it
@@ -118,6 +119,18 @@ impl Leg for Tunnel {
             self.sent_end = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.reserve_capacity(SEND_BUFFER);
+        // The whole send buffer is free: nothing waits in it. A reset would drop what does.
+        while self.send.capacity() < SEND_BUFFER {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => break,
+            }
+        }
+        Poll::Ready(())
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
