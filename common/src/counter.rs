@@ -129,10 +129,10 @@ mod tests {
                 assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
             }
         }
-        for from_loopback in [true, false] {
+        for from_inside in [true, false] {
             for owned in [None, Some(true), Some(false)] {
                 for port in [80, 15008] {
-                    let decision = syn(Syn { from_loopback, port, owned });
+                    let decision = syn(Syn { from_inside, port, owned });
                     assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
                 }
             }

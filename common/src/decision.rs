@@ -42,7 +42,7 @@ pub enum Reason {
     OwnAddress = 7,
     /// A workload's connect to anywhere else.
     Outbound = 8,
-    /// A SYN that arrived on the loopback device: the engine's, or the namespace's own.
+    /// A SYN that the namespace itself sent: the engine's, or an application's to its own address.
     LocalSyn = 9,
     /// A SYN for the HBONE port.
     Hbone = 10,
@@ -106,8 +106,8 @@ pub enum Destination {
 /// A SYN that no established socket claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syn {
-    /// It arrived on the loopback device.
-    pub from_loopback: bool,
+    /// The namespace itself sent it: the engine, or an application to its own address.
+    pub from_inside: bool,
     /// Its destination port.
     pub port: u16,
     /// In a shared namespace: whether an enrolled workload listens on the port. `None` in a pod's own namespace.
@@ -158,7 +158,7 @@ pub const fn connect(caller: Caller, destination: Destination) -> Decision {
 #[inline(always)]
 #[must_use]
 pub const fn syn(syn: Syn) -> Decision {
-    match (syn.from_loopback, syn.port, syn.owned) {
+    match (syn.from_inside, syn.port, syn.owned) {
         (true, _, _) => bypass(Reason::LocalSyn),
         (false, HBONE_PORT, _) => redirect(Reason::Hbone),
         (false, _, Some(false)) => bypass(Reason::UnownedPort),
@@ -291,25 +291,25 @@ mod tests {
     #[test]
     fn every_syn_from_outside_a_pod_goes_to_the_engine() {
         for port in [1, 80, 15001, 15006, 65535] {
-            let decision = syn(Syn { from_loopback: false, port, owned: None });
+            let decision = syn(Syn { from_inside: false, port, owned: None });
             assert_eq!(decision, redirect(Reason::Plaintext));
             assert_eq!(decision.reason.listener(), LISTENER_PLAINTEXT);
         }
-        let hbone = syn(Syn { from_loopback: false, port: HBONE_PORT, owned: None });
+        let hbone = syn(Syn { from_inside: false, port: HBONE_PORT, owned: None });
         assert_eq!(hbone.reason.listener(), LISTENER_HBONE);
     }
 
     #[test]
     fn on_the_node_only_owned_ports_are_steered() {
-        let at = |owned| syn(Syn { from_loopback: false, port: 22, owned: Some(owned) }).verdict;
+        let at = |owned| syn(Syn { from_inside: false, port: 22, owned: Some(owned) }).verdict;
         assert_eq!(at(false), Verdict::Bypass);
         assert_eq!(at(true), Verdict::Redirect);
     }
 
     #[test]
-    fn a_syn_from_loopback_reaches_the_application() {
+    fn a_syn_from_inside_reaches_the_application() {
         for owned in [None, Some(true), Some(false)] {
-            let decision = syn(Syn { from_loopback: true, port: HBONE_PORT, owned });
+            let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned });
             assert_eq!(decision, bypass(Reason::LocalSyn));
         }
     }

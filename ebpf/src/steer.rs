@@ -10,7 +10,7 @@ use aya_ebpf::programs::SkLookupContext;
 use signet_common::abi::Port;
 use signet_common::decision::{self, Fault, Syn, Verdict};
 
-use crate::maps::{LISTENERS, PORTS, config, counted, fault, read};
+use crate::maps::{LISTENERS, PORTS, config, counted, fault, of_family, read, words};
 
 const PASS: u32 = 1;
 const DROP: u32 = 0;
@@ -37,20 +37,35 @@ pub fn signet_steer_node(ctx: SkLookupContext) -> u32 {
 #[inline(always)]
 fn steer(ctx: &SkLookupContext, owned: impl Fn(u16) -> Option<bool>) -> u32 {
     // SAFETY: the kernel passes a valid context.
-    let (protocol, port, device) = unsafe {
-        let lookup = ctx.lookup;
-        (read!(lookup, protocol), read!(lookup, local_port) as u16, read!(lookup, ingress_ifindex))
-    };
+    let (protocol, port) = unsafe { (read!(ctx.lookup, protocol), read!(ctx.lookup, local_port) as u16) };
     if protocol != IPPROTO_TCP {
         return PASS;
     }
-    let from_loopback = device == LOOPBACK;
-    let decision = decision::syn(Syn { from_loopback, port, owned: owned(port) });
+    let decision = decision::syn(Syn { from_inside: is_from_inside(ctx), port, owned: owned(port) });
     match counted(decision) {
         Verdict::Bypass => PASS,
         Verdict::Deny => DROP,
         Verdict::Redirect => assign(ctx, decision.reason.listener()),
     }
+}
+
+/// Whether the namespace itself sent it. A packet to an own address goes over loopback but counts as arriving on the
+/// device that has the address (net/ipv4/route.c `ip_route_output_key_hash_rcu`, net/ipv6/ip6_input.c `ip6_rcv_core`): equal
+/// addresses tell it, and the engine's sockets, which use other sources, are bound to loopback. A SYN forged from outside
+/// with equal addresses gains nothing: the answer stays in the namespace.
+#[inline(always)]
+fn is_from_inside(ctx: &SkLookupContext) -> bool {
+    let lookup = ctx.lookup;
+    // SAFETY: the kernel passes a valid context.
+    let (device, local, remote) = unsafe {
+        let family = read!(lookup, family);
+        (
+            read!(lookup, ingress_ifindex),
+            of_family(family, read!(lookup, local_ip4), words!(lookup, local_ip6)),
+            of_family(family, read!(lookup, remote_ip4), words!(lookup, remote_ip6)),
+        )
+    };
+    device == LOOPBACK || local == remote
 }
 
 #[inline(always)]

@@ -273,16 +273,15 @@ impl Kernel {
     /// # Errors
     /// What failed and what to do.
     pub fn uninstall(pin_root: &Path) -> Result<(), KernelError> {
-        // Links first: a program must not lose its maps' contents while it still captures.
-        for dir in [Pins::new(pin_root).links(), pin_root.to_owned()] {
-            match std::fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(KernelError::file("remove", dir)(e));
-                }
-                _ => {}
-            }
+        for pin in object::list(&Pins::new(pin_root).links())? {
+            link::remove(&pin)?;
         }
-        Ok(())
+        match std::fs::remove_dir_all(pin_root) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(KernelError::file("remove", pin_root)(e))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_config(&mut self) -> Result<(), KernelError> {

@@ -180,8 +180,8 @@ pub(super) fn own(mount: &Path) -> Option<CgroupId> {
     Some(CgroupId(std::fs::metadata(mount.join(path)).ok()?.ino()))
 }
 
-/// This process's own network namespace.
-pub(super) const OWN_NETNS: &str = "/proc/self/ns/net";
+/// The calling thread's network namespace: the process's own, since no thread stays in another.
+pub(super) const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 /// How deep below a workload's cgroup its processes are looked for. Kubelet's containers are one level below the pod.
 const MAX_DEPTH: usize = 16;
 

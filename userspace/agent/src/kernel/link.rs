@@ -56,6 +56,23 @@ pub(super) fn put(
     std::fs::rename(&fresh, pin).map_err(error("pin"))
 }
 
+/// Takes the program off its target and removes the pin; nothing where there is no pin.
+///
+/// Detaching comes first: removing the pin alone detaches only some time later, when the kernel's workqueue gets to it.
+///
+/// # Errors
+/// The link could not be detached or its pin not removed.
+pub(super) fn remove(pin: &Path) -> Result<(), KernelError> {
+    let error = |action| move |source| KernelError::Link { action, path: pin.to_owned(), source };
+    let link = match open(pin) {
+        Ok(link) => link,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(error("open")(e)),
+    };
+    detach(&link).map_err(error("detach"))?;
+    std::fs::remove_file(pin).map_err(error("remove"))
+}
+
 fn beside(pin: &Path) -> PathBuf {
     let mut name = pin.file_name().unwrap_or_default().to_owned();
     name.push("-new");
@@ -88,6 +105,13 @@ fn update(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
     attr.set_fd(0, link.as_raw_fd());
     attr.set_fd(4, program.as_raw_fd());
     bpf(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
+/// A link whose target is gone is detached already.
+fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut attr = Attributes::default();
+    attr.set_fd(0, link.as_raw_fd());
+    bpf(BPF_LINK_DETACH, &attr).map(drop)
 }
 
 fn pin_link(link: &OwnedFd, pin: &Path) -> io::Result<()> {
@@ -183,3 +207,4 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;

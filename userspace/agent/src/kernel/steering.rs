@@ -37,13 +37,12 @@ pub(super) fn steer(
 
 /// Removes the link, then the sockmap: while the link is there, it must not find an empty map and drop.
 pub(super) fn unsteer(pins: &Pins, cookie: NetnsCookie) -> Result<(), KernelError> {
-    for pin in [link_pin(pins, cookie), sockmap_pin(pins, cookie)] {
-        match fs::remove_file(&pin) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(KernelError::file("remove", pin)(e)),
-            _ => {}
-        }
+    link::remove(&link_pin(pins, cookie))?;
+    let sockmap = sockmap_pin(pins, cookie);
+    match fs::remove_file(&sockmap) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(KernelError::file("remove", sockmap)(e)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The namespaces with a pinned link or sockmap.

@@ -92,6 +92,10 @@ fn bind_transparent(socket: &Socket, source: SocketAddr) -> io::Result<()> {
         SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
     }
     socket.set_mark(ENGINE_MARK)?;
+    // A packet to an own address counts as arriving on the device that has the address (net/ipv4/route.c
+    // `ip_route_output_key_hash_rcu`, net/ipv6/ip6_input.c `ip6_rcv_core`), so `sk_lookup` would take it for one from outside
+    // and send it back to the engine. Bound to loopback, it is routed by our own table and arrives there.
+    socket.bind_device(Some(LOOPBACK))?;
     // The address may be shared by several connections to different ports; the tuple is checked when connecting.
     socket.set_reuse_address(true)?;
     setsockopt(socket, IpBindAddressNoPort, &(source.port() == 0))?;
@@ -121,6 +125,8 @@ impl SourcePorts {
         self.left == 0
     }
 }
+
+const LOOPBACK: &[u8] = b"lo";
 
 /// Both the first probe of an idle connection and the pause between probes (contracts §2).
 const KEEPALIVE: Duration = Duration::from_secs(180);

@@ -4,16 +4,16 @@
 //! pod's process; its result comes back through a pipe. Threads of the test process enter namespaces to play the engine.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{ForkResult, fork, pipe};
+use nix::unistd::{ForkResult, Pid, fork, pipe};
 use signet_agent::addr::{CgroupId, NetnsCookie};
 use signet_agent::config::{UnknownPods, Unprotected};
 use signet_agent::kernel::{
@@ -21,6 +21,7 @@ use signet_agent::kernel::{
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Says why a kernel test cannot run here; `None` where it can.
 pub(crate) fn obstacle() -> Option<String> {
@@ -58,14 +59,25 @@ pub(crate) struct Node {
     pub(crate) events: Receiver<KernelEvent>,
     pub(crate) options: CaptureOptions,
     pub(crate) runtime: Runtime,
+    /// Dropped last.
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// One test at a time: a process that another test forks holds copies of this one's listeners, so they would not close.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 impl Node {
     pub(crate) fn start() -> Self {
         Self::start_with(UnknownPods::Pass, Unprotected::Pass)
     }
 
+    /// A node whose own network namespace is `netns`.
+    pub(crate) fn start_in(netns: &Netns) -> Self {
+        netns.enter(Self::start)
+    }
+
     pub(crate) fn start_with(unknown: UnknownPods, unprotected: Unprotected) -> Self {
+        let alone = ALONE.blocking_lock();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let options = options(&format!("{}-{number}", std::process::id()), unknown, unprotected);
@@ -74,7 +86,7 @@ impl Node {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (mut kernel, events) = load(&runtime, &options);
         kernel.attach().unwrap();
-        Self { kernel, events, options, runtime }
+        Self { kernel, events, options, runtime, _alone: alone }
     }
 
     /// Lets the engine die and starts another one over the same pins.
@@ -175,43 +187,64 @@ impl Pod {
 
     /// Runs `work` in a process of this pod and returns what it returns.
     pub(crate) fn run(&self, work: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
-        run_in(&self.cgroup, &self.netns, work)
+        Process::start(&self.cgroup, &self.netns, || work().map(|text| ((), text))).said()
     }
 }
 
-/// Runs `work` in a new process of that cgroup and network namespace.
-pub(crate) fn run_in(
-    cgroup: &Path,
-    netns: &Netns,
-    work: impl FnOnce() -> io::Result<String>,
-) -> io::Result<String> {
-    let (reader, writer) = pipe().unwrap();
-    // SAFETY: the child only makes system calls and allocates (glibc's allocator is consistent after fork), and ends in
-    // `_exit` without returning to the test harness.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let result = fs::write(cgroup.join("cgroup.procs"), "0")
-                .and_then(|()| Ok(setns(netns.fd.as_fd(), CloneFlags::CLONE_NEWNET)?))
-                .and_then(|()| work());
-            let (tag, text) = match result {
-                Ok(text) => ('+', text),
-                Err(e) => ('-', e.raw_os_error().unwrap_or(0).to_string()),
-            };
-            let _ = File::from(writer).write_all(format!("{tag}{text}").as_bytes());
-            // SAFETY: ends the process at once.
-            unsafe { libc::_exit(0) }
-        }
-        ForkResult::Parent { child } => {
-            drop(writer);
-            let mut text = String::new();
-            File::from(reader).read_to_string(&mut text).unwrap();
-            nix::sys::wait::waitpid(child, None).unwrap();
-            match text.split_at_checked(1) {
-                Some(("+", text)) => Ok(text.to_owned()),
-                Some((_, errno)) => Err(io::Error::from_raw_os_error(errno.parse().unwrap())),
-                None => panic!("the pod's process died"),
+/// A process of a pod that keeps what it has opened until it is dropped.
+pub(crate) struct Process {
+    child: Pid,
+    release: File,
+    said: File,
+}
+
+impl Process {
+    /// Forks, enters the cgroup and the namespace, and lets `work` open something and say a line about it.
+    pub(crate) fn start<T>(
+        cgroup: &Path,
+        netns: &Netns,
+        work: impl FnOnce() -> io::Result<(T, String)>,
+    ) -> Self {
+        let (said, say) = pipe().unwrap();
+        let (released, release) = pipe().unwrap();
+        // SAFETY: the child only makes system calls and allocates (glibc's allocator is consistent after fork), and ends
+        // in `_exit` without returning to the test harness.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let result = fs::write(cgroup.join("cgroup.procs"), "0")
+                    .and_then(|()| Ok(setns(netns.fd.as_fd(), CloneFlags::CLONE_NEWNET)?))
+                    .and_then(|()| work());
+                let line = match &result {
+                    Ok((_, text)) => format!("+{text}\n"),
+                    Err(e) => format!("-{}\n", e.raw_os_error().unwrap_or(0)),
+                };
+                let _ = File::from(say).write_all(line.as_bytes());
+                let _ = File::from(released).read(&mut [0]);
+                drop(result);
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(0) }
             }
+            ForkResult::Parent { child } => Self { child, release: release.into(), said: said.into() },
         }
+    }
+
+    /// What it said, once it has.
+    pub(crate) fn said(&self) -> io::Result<String> {
+        // Not until the end of the file: a process that another test forked meanwhile has a copy of the pipe's end.
+        let mut line = String::new();
+        BufReader::new(&self.said).read_line(&mut line).unwrap();
+        match line.trim_end().split_at_checked(1) {
+            Some(("+", text)) => Ok(text.to_owned()),
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(errno.parse().unwrap())),
+            None => panic!("the pod's process died"),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.release.write_all(b".");
+        nix::sys::wait::waitpid(self.child, None).unwrap();
     }
 }
 
@@ -224,17 +257,28 @@ pub(crate) struct Netns {
 impl Netns {
     /// A namespace with loopback, and a device `pod0` with one address per family and a route to everywhere.
     pub(crate) fn new() -> Self {
+        let netns = Self::bare();
+        netns.enter(|| SET_UP.iter().for_each(|arguments| ip(arguments)));
+        netns
+    }
+
+    fn bare() -> Self {
         let fd = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            for arguments in SET_UP {
-                let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
-                assert!(status.success(), "ip {arguments}");
-            }
             OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())
         });
         let fd = fd.join().unwrap();
         let cookie = netns_cookie(fd.as_fd()).unwrap();
         Self { fd, cookie }
+    }
+
+    /// A namespace at the other end of `pod0`'s wire: 10.77.0.2, fd77::2.
+    pub(crate) fn wire(&self) -> Self {
+        let outside = Self::bare();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), outside.fd.as_raw_fd());
+        self.enter(|| ip(&format!("link set wire0 netns {path}")));
+        outside.enter(|| OUTSIDE.iter().for_each(|arguments| ip(arguments)));
+        outside
     }
 
     /// Runs `work` on a thread inside.
@@ -254,7 +298,13 @@ impl Netns {
     }
 }
 
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
 /// Waits for a condition, at most [`DEADLINE`].
+#[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
@@ -263,18 +313,17 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-pub(crate) fn socket_address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
 /// The pod's own addresses.
 pub(crate) const POD_V4: &str = "10.77.0.1";
 pub(crate) const POD_V6: &str = "fd77::1";
-pub(crate) fn pod_addresses() -> [IpAddr; 2] {
-    [POD_V4.parse().unwrap(), POD_V6.parse().unwrap()]
-}
 
 const DEADLINE: Duration = Duration::from_secs(20);
+const OUTSIDE: [&str; 4] = [
+    "link set wire0 up",
+    "link set lo up",
+    "addr add 10.77.0.2/24 dev wire0",
+    "-6 addr add fd77::2/64 dev wire0 nodad",
+];
 const SET_UP: [&str; 8] = [
     "link set lo up",
     "link add pod0 type veth peer name wire0",

@@ -6,4 +6,5 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
 mod guards;
+mod inbound;
 mod outbound;

@@ -3,35 +3,39 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
-use crate::guards::{Node, Pod, socket_address};
+use signet_agent::addr::OriginalDst;
+use signet_agent::kernel::Origin;
+
+use crate::guards::{Node, Pod, Process};
 use crate::require_root_and_ebpf;
 
-/// The engine's end of one redirected connection.
-struct Captured {
-    origin: Option<signet_agent::kernel::Origin>,
-}
-
-/// Lets the pod connect by `work` while the test plays the engine on `listener`.
-fn capture(
+/// Lets a process of the pod open a connection by `work` while the test plays the engine on `listener`: what the
+/// process says, and the origin of its connection.
+fn capture<T>(
     node: &Node,
     pod: &Pod,
     listener: &str,
-    work: impl FnOnce() -> io::Result<String>,
-) -> (io::Result<String>, Captured) {
+    work: impl FnOnce() -> io::Result<(T, String)>,
+) -> (String, Option<Origin>) {
     let listener = pod.netns.listen(listener);
     let local = listener.local_addr().unwrap();
-    let said = pod.run(work);
-    listener.set_nonblocking(true).unwrap();
-    let origin = match listener.accept() {
-        Ok((_, client)) => node.kernel.origins().lookup(pod.netns.cookie, client, local),
-        Err(_) => None,
-    };
-    (said, Captured { origin })
+    let process = Process::start(&pod.cgroup, &pod.netns, work);
+    let said = process.said().unwrap();
+    let (_, client) = listener.accept().unwrap();
+    (said, node.kernel.origins().lookup(pod.netns.cookie, client, local))
 }
 
-fn connect_and_name_peer(to: &str) -> impl FnOnce() -> io::Result<String> {
-    let to: SocketAddr = socket_address(to);
-    move || TcpStream::connect(to)?.peer_addr().map(|peer| peer.to_string())
+fn connect_and_name_peer(to: &str) -> impl FnOnce() -> io::Result<(TcpStream, String)> {
+    let to: SocketAddr = to.parse().unwrap();
+    move || {
+        let stream = TcpStream::connect(to)?;
+        let peer = stream.peer_addr()?.to_string();
+        Ok((stream, peer))
+    }
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
 }
 
 #[test]
@@ -45,10 +49,10 @@ fn a_connect_reaches_the_engine_with_its_origin() {
         ("[::1]:15001", "[fd99::9]:8080", "[fd99::9]:8080"),
         ("127.0.0.1:15001", "[::ffff:10.9.9.9]:443", "[::ffff:10.9.9.9]:443"),
     ] {
-        let (said, captured) = capture(&node, &pod, listener, connect_and_name_peer(to));
-        assert_eq!(said.unwrap(), seen, "the application sees where it wanted to go");
-        let origin = captured.origin.expect("there is a record");
+        let (said, origin) = capture(&node, &pod, listener, connect_and_name_peer(to));
+        assert_eq!(said, seen, "the application sees where it wanted to go");
+        let origin = origin.expect("there is a record");
         assert_eq!(origin.cgroup, pod.id());
-        assert_eq!(origin.destination.socket(), signet_agent::addr::canonical(socket_address(to)));
+        assert_eq!(origin.destination, OriginalDst::new(socket(to)));
     }
 }

@@ -1,0 +1,243 @@
+//! SYNs from outside: which listener gets them, and what happens when it is gone.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use signet_agent::kernel::{CaptureState, CapturedWorkload, SteeredListeners};
+use signet_agent::net;
+
+use crate::guards::{Netns, Node, POD_V4, POD_V6, Pod, Process, eventually};
+use crate::require_root_and_ebpf;
+
+/// The engine's listeners in a namespace.
+struct Engine {
+    plaintext: TcpListener,
+    hbone: TcpListener,
+}
+
+impl Engine {
+    fn start(netns: &Netns) -> Self {
+        Self { plaintext: netns.listen("[::]:15006"), hbone: netns.listen("[::]:15008") }
+    }
+
+    fn steer(&self, node: &mut Node, netns: &Netns, host: bool) {
+        let to = SteeredListeners { plaintext: self.plaintext.as_fd(), hbone: self.hbone.as_fd() };
+        node.kernel.steer(netns.fd.as_fd(), netns.cookie, host, to).unwrap();
+    }
+}
+
+/// The address that the next connection on `listener` is made to.
+#[track_caller]
+fn accept(listener: &TcpListener) -> SocketAddr {
+    let mut to = None;
+    eventually("a connection arrives", || {
+        to = accepted(listener);
+        to.is_some()
+    });
+    to.unwrap()
+}
+
+/// The same for one that has arrived already.
+fn accepted(listener: &TcpListener) -> Option<SocketAddr> {
+    listener.set_nonblocking(true).unwrap();
+    match listener.accept() {
+        Ok((stream, _)) => Some(stream.local_addr().unwrap()),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn pod_at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// Begins a connect without waiting for its end.
+fn begin(from: &Netns, to: SocketAddr) -> socket2::Socket {
+    from.enter(|| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&to.into());
+        socket
+    })
+}
+
+fn steered_pod(node: &mut Node) -> (Pod, Netns, Engine) {
+    let pod = node.pod("server");
+    node.enrol(&pod);
+    let outside = pod.netns.wire();
+    let engine = Engine::start(&pod.netns);
+    engine.steer(node, &pod.netns, false);
+    (pod, outside, engine)
+}
+
+#[test]
+fn a_syn_from_outside_reaches_the_engine_and_one_from_inside_the_application() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, engine) = steered_pod(&mut node);
+    let application = pod.netns.listen("[::]:8080");
+    for ip in [POD_V4, POD_V6] {
+        let _client = outside.enter(|| TcpStream::connect(pod_at(ip, 8080)).unwrap());
+        let seen = accept(&engine.plaintext);
+        assert_eq!(signet_agent::addr::canonical(seen), pod_at(ip, 8080));
+        let _client = outside.enter(|| TcpStream::connect(pod_at(ip, 15008)).unwrap());
+        accept(&engine.hbone);
+        assert_eq!(accepted(&application), None);
+        let _client = pod.netns.enter(|| TcpStream::connect(pod_at(ip, 8080)).unwrap());
+        accept(&application);
+    }
+}
+
+#[test]
+fn without_a_listener_a_syn_is_dropped_and_never_reaches_the_application() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, engine) = steered_pod(&mut node);
+    let application = pod.netns.listen("[::]:8080");
+    drop(engine);
+    let _clients = [POD_V4, POD_V6].map(|ip| begin(&outside, pod_at(ip, 8080)));
+    let dropped = "signet_capture_faults_total{fault=\"listener_gone\"}";
+    eventually("both SYNs have arrived", || node.metric(dropped) >= 2);
+    assert_eq!(accepted(&application), None);
+}
+
+#[test]
+fn after_unsteering_the_application_is_reached_again() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, _engine) = steered_pod(&mut node);
+    let application = pod.netns.listen("[::]:8080");
+    assert_eq!(node.kernel.steered(), [pod.netns.cookie]);
+    node.kernel.unsteer(pod.netns.cookie).unwrap();
+    assert_eq!(node.kernel.steered(), []);
+    let _client = outside.enter(|| TcpStream::connect(pod_at(POD_V4, 8080)).unwrap());
+    accept(&application);
+}
+
+#[test]
+fn a_restarted_engine_takes_its_namespaces_over() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, engine) = steered_pod(&mut node);
+    drop(engine);
+    node.restart();
+    assert_eq!(node.kernel.steered(), [pod.netns.cookie]);
+    let engine = Engine::start(&pod.netns);
+    engine.steer(&mut node, &pod.netns, false);
+    let _client = outside.enter(|| TcpStream::connect(pod_at(POD_V4, 8080)).unwrap());
+    accept(&engine.plaintext);
+}
+
+/// A hostNetwork workload: it is enrolled below a node whose own namespace is `shared`.
+fn share(node: &mut Node, pod: &Pod, shared: &Netns) {
+    let workload = CapturedWorkload {
+        cgroup: pod.id(),
+        addresses: vec![POD_V4.parse().unwrap()],
+        host_network: true,
+        capture: CaptureState::Redirect,
+    };
+    shared.enter(|| node.kernel.put_workload(&workload)).unwrap();
+}
+
+fn listening(cgroup: &Path, netns: &Netns, port: u16) -> Process {
+    Process::start(cgroup, netns, || TcpListener::bind(("0.0.0.0", port)).map(|l| (l, String::new())))
+}
+
+#[test]
+fn in_the_shared_namespace_only_a_workloads_own_port_is_steered() {
+    require_root_and_ebpf!();
+    let shared = Netns::new();
+    let mut node = Node::start_in(&shared);
+    let pod = node.pod("agent");
+    share(&mut node, &pod, &shared);
+    let outside = shared.wire();
+    let engine = Engine::start(&shared);
+    engine.steer(&mut node, &shared, true);
+    let nobodys = shared.listen("[::]:2222");
+    let origins = node.kernel.origins();
+
+    let process = listening(&pod.cgroup, &shared, 8080);
+    process.said().unwrap();
+    assert_eq!(origins.port_owner(shared.cookie, 8080), Some(pod.id()));
+    let _client = outside.enter(|| TcpStream::connect(pod_at(POD_V4, 8080)).unwrap());
+    accept(&engine.plaintext);
+    let _client = outside.enter(|| TcpStream::connect(pod_at(POD_V4, 2222)).unwrap());
+    accept(&nobodys);
+
+    drop(process);
+    eventually("the port is nobody's again", || origins.port_owner(shared.cookie, 8080).is_none());
+    assert_eq!(node.metric("signet_bpf_map_entries{map=\"ports\"}"), 0);
+}
+
+#[test]
+fn a_port_opened_before_enrolment_by_a_nested_cgroup_has_its_owner() {
+    require_root_and_ebpf!();
+    let shared = Netns::new();
+    let mut node = Node::start_in(&shared);
+    let pod = node.pod("agent");
+    let nested = pod.cgroup.join("container");
+    std::fs::create_dir(&nested).unwrap();
+    let process = listening(&nested, &shared, 8081);
+    process.said().unwrap();
+    share(&mut node, &pod, &shared);
+    let origins = node.kernel.origins();
+    assert_eq!(origins.port_owner(shared.cookie, 8081), Some(pod.id()));
+    node.kernel.remove_workload(pod.id()).unwrap();
+    assert_eq!(origins.port_owner(shared.cookie, 8081), None);
+}
+
+#[test]
+fn a_port_shared_by_two_sockets_of_one_workload_is_owned_until_both_are_closed() {
+    require_root_and_ebpf!();
+    let shared = Netns::new();
+    let mut node = Node::start_in(&shared);
+    let pod = node.pod("agent");
+    share(&mut node, &pod, &shared);
+    let reuse = |port| {
+        Process::start(&pod.cgroup, &shared, move || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&pod_at("0.0.0.0", port).into())?;
+            socket.listen(1)?;
+            Ok((socket, String::new()))
+        })
+    };
+    let origins = node.kernel.origins();
+    let (first, second) = (reuse(8082), reuse(8082));
+    first.said().unwrap();
+    second.said().unwrap();
+    drop(first);
+    assert_eq!(origins.port_owner(shared.cookie, 8082), Some(pod.id()));
+    drop(second);
+    eventually("the port is nobody's", || origins.port_owner(shared.cookie, 8082).is_none());
+}
+
+#[test]
+fn the_engine_reaches_the_application_in_the_clients_name() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let pod = node.pod("server");
+    node.enrol(&pod);
+    let netns = net::Netns::new(pod.netns.fd.try_clone().unwrap());
+    let _runtime = node.runtime.handle().clone();
+    let listeners = _runtime.block_on(async { net::prepare(&netns) }).unwrap();
+    let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
+    node.kernel.steer(pod.netns.fd.as_fd(), pod.netns.cookie, false, to).unwrap();
+    let application = pod.netns.listen("[::]:8080");
+    for (client, ip) in [("10.99.0.7:4000", POD_V4), ("[fd99::7]:4000", POD_V6)] {
+        let client: SocketAddr = client.parse().unwrap();
+        let dial = net::dial_transparent(&netns, client, pod_at(ip, 8080), Duration::from_secs(10));
+        let _stream = node.runtime.block_on(dial).unwrap();
+        let mut seen = None;
+        eventually(&format!("the application gets it from {client}"), || {
+            application.set_nonblocking(true).unwrap();
+            seen = application.accept().ok().map(|(stream, peer)| (stream, peer));
+            seen.is_some()
+        });
+        assert_eq!(signet_agent::addr::canonical(seen.unwrap().1), client);
+    }
+}
