@@ -4,7 +4,7 @@
 //! one fixed place, where the agent's build script finds it whatever profile the workspace is built with.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -19,7 +19,7 @@ use crate::{step, workspace};
 pub(crate) fn build() -> Result<PathBuf> {
     let compiler = Compiler::detect().context("no compiler for the eBPF crate: run `cargo xtask setup`")?;
     let linker = compiler.linker().context("no bpf-linker for this compiler: run `cargo xtask setup`")?;
-    let mut command = on_the_crate(compiler.cargo("build"));
+    let mut command = on_the_crate(compiler.cargo("build"), &target_dir());
     step::inherit(command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker))?;
     publish()
 }
@@ -30,16 +30,18 @@ pub(crate) fn object() -> PathBuf {
 }
 
 /// Clippy on the crate; `None` where the compiler has none. Another compiler's cannot read its `core`.
+///
+/// In a folder of its own: its `core` is built by another driver, and cargo would build the object's anew.
 pub(crate) fn clippy(compiler: &Compiler) -> Option<Command> {
-    compiler.clippy().map(on_the_crate)
+    compiler.clippy().map(|command| on_the_crate(command, &workspace::target().join("ebpf-clippy")))
 }
 
 /// Completes a cargo subcommand with the flags that the object is built with.
-fn on_the_crate(mut command: Command) -> Command {
+fn on_the_crate(mut command: Command, target_dir: &Path) -> Command {
     command
         .current_dir(workspace::root().join("ebpf"))
         .args(["--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
-        .arg(target_dir())
+        .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
     command
 }
