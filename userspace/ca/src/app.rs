@@ -85,6 +85,12 @@ impl Ca {
         Ok(self.grpc.local_addr()?)
     }
 
+    /// Where the pages are.
+    #[cfg(test)]
+    pub(crate) fn http_address(&self) -> Result<SocketAddr> {
+        Ok(self.http.local_addr()?)
+    }
+
     /// Serves until `stop`, then finishes what has begun. Ends with an error when a part of it ends by itself.
     pub(crate) async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
         let (stopping, stopped) = watch::channel(false);

@@ -308,7 +308,7 @@ inventory: {files: {directory: /m}}
             ("inventory:", "svid: {ttl: 1y, maxTtl: 24h}\ninventory:", "svid"),
             ("inventory:", "svid: {ttl: soon}\ninventory:", "svid.ttl"),
             ("inventory:", "listen: {grpc: '15012'}\ninventory:", "listen.grpc"),
-            ("{directory: /var", "{dir: /var", "root.dir"),
+            ("{directory: /var", "{dir: /var", "root"),
         ] {
             let error = parse(&MINIMAL.replace(from, to)).unwrap_err();
             assert!(error.starts_with(&format!("/etc/ca.yaml: {field}: ")), "{to}: {error}");

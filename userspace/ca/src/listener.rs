@@ -38,32 +38,41 @@ pub(crate) fn accept(listener: TcpListener, tls: ServerConfig, metrics: Metrics)
     let (established, connections) = mpsc::channel(1);
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     tokio::spawn(async move {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let (stream, peer) = tokio::select! {
-                () = established.closed() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(e) => {
-                        // Out of descriptors, or the peer was faster: neither ends the listener.
-                        warn!(error = %e, "connection not accepted");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
-                        continue;
-                    }
-                },
-            };
-            let handshake = handshake(acceptor.clone(), stream, peer, slot, metrics.clone());
-            let established = established.clone();
-            tokio::spawn(async move {
-                if let Some(connection) = handshake.await {
-                    // An error means that the server is shutting down.
-                    let _ = established.send(Ok(connection)).await;
-                }
-            });
+        tokio::select! {
+            () = established.closed() => {}
+            () = accept_all(&listener, &acceptor, &established, &metrics) => {}
         }
     });
     ReceiverStream::new(connections)
+}
+
+async fn accept_all(
+    listener: &TcpListener,
+    acceptor: &TlsAcceptor,
+    established: &mpsc::Sender<io::Result<Connection>>,
+    metrics: &Metrics,
+) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // Out of descriptors, or the peer was faster: neither ends the listener.
+                warn!(error = %e, "connection not accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let handshake = handshake(acceptor.clone(), stream, peer, slot, metrics.clone());
+        let established = established.clone();
+        tokio::spawn(async move {
+            if let Some(connection) = handshake.await {
+                // An error means that the server is shutting down.
+                let _ = established.send(Ok(connection)).await;
+            }
+        });
+    }
 }
 
 async fn handshake(

@@ -29,24 +29,22 @@ pub(crate) fn open(
 }
 
 fn first_expiry(path: &Path, certificates: &[CertificateDer<'_>]) -> Result<OffsetDateTime, RootError> {
-    let mut first = None;
-    for (index, certificate) in certificates.iter().enumerate() {
-        let expires = check_ca(path, index + 1, certificate)?;
-        first = Some(first.map_or(expires, |first: OffsetDateTime| first.min(expires)));
-    }
-    Ok(first.expect("a file without certificates is an error when it is read"))
+    let expiries = expiries(path, certificates).collect::<Result<Vec<_>, _>>()?;
+    Ok(expiries.into_iter().min().expect(NOT_EMPTY))
 }
 
 fn last_expiry(path: &Path, certificates: &[CertificateDer<'_>]) -> Result<OffsetDateTime, RootError> {
-    let checked = certificates.iter().enumerate().map(|(index, der)| check_ca(path, index + 1, der));
-    let mut last = Err(None);
-    for expiry in checked {
-        last = match (last, expiry) {
-            (Ok(last), Ok(expires)) => Ok(std::cmp::max(last, expires)),
-            (Ok(last), Err(_)) => Ok(last),
-            (Err(_), Ok(expires)) => Ok(expires),
-            (Err(first), Err(error)) => Err(first.or(Some(error))),
-        };
+    match expiries(path, certificates).flatten().max() {
+        Some(last) => Ok(last),
+        None => expiries(path, certificates).next().expect(NOT_EMPTY),
     }
-    last.map_err(|error| error.expect("a file without certificates is an error when it is read"))
 }
+
+fn expiries(
+    path: &Path,
+    certificates: &[CertificateDer<'_>],
+) -> impl Iterator<Item = Result<OffsetDateTime, RootError>> {
+    certificates.iter().enumerate().map(move |(index, der)| check_ca(path, index + 1, der))
+}
+
+const NOT_EMPTY: &str = "a file without certificates is an error when it is read";
