@@ -37,6 +37,16 @@ impl Address {
             None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && u32::from_be(self.0[3]) <= 1,
         }
     }
+
+    /// `0.0.0.0` or `::`, which a socket has that is not bound to an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(&self) -> bool {
+        match self.as_v4() {
+            Some(word) => word == 0,
+            None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0,
+        }
+    }
 }
 
 /// `CONFIG[0]`. Written by signetd before it attaches and when the pods' root appears; read by every program.

@@ -5,7 +5,7 @@
 //! alike. The origin is stored with the socket: `sock_ops` publishes it once the kernel has chosen the source port.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
+use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Redirected, Workload};
@@ -13,7 +13,7 @@ use signet_common::counter::Protocol;
 use signet_common::decision::{self, Destination, Fault, Reason, Verdict};
 
 use crate::caller::{self, Current};
-use crate::maps::{PORTS, REDIRECTED, Storage, counted, fault, read, words, write};
+use crate::maps::{AF_INET, PORTS, REDIRECTED, Storage, counted, fault, of_family, read, words, write};
 use crate::unprotected;
 
 /// What the kernel does with a denied connect: EPERM.
@@ -23,6 +23,7 @@ pub const ALLOW: i32 = 1;
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
+const AF_INET6: u32 = 10;
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTOIFINDEX: i32 = 62;
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
@@ -102,7 +103,7 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Verdict {
     let port = port(ctx);
     let decision = decision::connect(current.caller, destination(ctx, &current, address, port));
     match counted(decision) {
-        Verdict::Redirect => redirect(ctx, current.cgroup, address, port),
+        Verdict::Redirect => redirect(ctx, &current, address, port),
         verdict => {
             // What an earlier connect of this socket recorded is no longer true.
             REDIRECTED.forget(socket(ctx));
@@ -152,12 +153,15 @@ fn is_its_own_port(ctx: &SockAddrContext, current: &Current, workload: &Workload
 }
 
 #[inline(always)]
-fn redirect(ctx: &SockAddrContext, cgroup: u64, destination: Address, port: u16) -> Verdict {
+fn redirect(ctx: &SockAddrContext, current: &Current, destination: Address, port: u16) -> Verdict {
     let sk = socket(ctx);
     if !unbind(ctx, sk) {
         return fault(Fault::BoundToDevice);
     }
-    let origin = Origin { cgroup, destination, port, padding: [0; 3] };
+    if let Some(workload) = current.workload {
+        keep_source(ctx, sk, workload, destination);
+    }
+    let origin = Origin { cgroup: current.cgroup, destination, port, padding: [0; 3] };
     let mut initial = Redirected { origin, ..Redirected::default() };
     match REDIRECTED.make(sk, &mut initial) {
         Some(record) => {
@@ -179,6 +183,68 @@ fn unbind(ctx: &SockAddrContext, sk: *mut bpf_sock) -> bool {
     let value = core::ptr::from_mut(&mut none).cast();
     // SAFETY: the context is valid and the value is as long as said.
     unsafe { bpf_setsockopt(ctx.sock_addr.cast(), SOL_SOCKET, SO_BINDTOIFINDEX, value, 4) == 0 }
+}
+
+/// Gives the socket the source address that it would have had on its way out, where it has none yet: loopback would be
+/// what getsockname(2), the engine and the peer's `forwarded` header tell. An error leaves the socket as it is: the
+/// address is not in this namespace, or the socket has a port already; only what is told differs.
+#[inline(always)]
+fn keep_source(ctx: &SockAddrContext, sk: *mut bpf_sock, workload: &Workload, destination: Address) {
+    // SAFETY: the kernel passes a valid context and socket.
+    let (family, bound) = unsafe {
+        let family = read!(ctx.sock_addr, user_family);
+        (family, of_family(family, read!(sk, src_ip4), words!(sk, src_ip6)))
+    };
+    if !bound.is_unspecified() {
+        return;
+    }
+    let Some(source) = source(workload, destination.as_v4().is_some()) else { return };
+    match (family, source.as_v4()) {
+        (AF_INET, Some(word)) => bind(ctx, &mut SocketV4 { family: AF_INET as u16, port: 0, word, zero: 0 }),
+        _ => {
+            bind(ctx, &mut SocketV6 { family: AF_INET6 as u16, port: 0, flow: 0, words: source.0, scope: 0 })
+        }
+    }
+}
+
+/// The workload's first address of a family.
+#[inline(always)]
+fn source(workload: &Workload, v4: bool) -> Option<Address> {
+    let mut index = 0;
+    let mut found = None;
+    for candidate in &workload.addresses {
+        if found.is_none() && index < workload.address_count && candidate.as_v4().is_some() == v4 {
+            found = Some(*candidate);
+        }
+        index += 1;
+    }
+    found
+}
+
+/// `struct sockaddr_in`.
+#[repr(C)]
+struct SocketV4 {
+    family: u16,
+    port: u16,
+    word: u32,
+    zero: u64,
+}
+
+/// `struct sockaddr_in6`.
+#[repr(C)]
+struct SocketV6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    words: [u32; 4],
+    scope: u32,
+}
+
+#[inline(always)]
+fn bind<T>(ctx: &SockAddrContext, address: &mut T) {
+    let pointer = core::ptr::from_mut(address).cast();
+    // SAFETY: the context is valid and the address is as long as said. Port 0: one is chosen when it connects.
+    unsafe { bpf_bind(ctx.sock_addr, pointer, size_of::<T>() as i32) };
 }
 
 /// The destination's port.

@@ -27,7 +27,8 @@ use signet_common::abi::{
 use signet_common::counter::{self, COUNTERS as SLOTS};
 use signet_common::decision::{Decision, Fault, Reason, Verdict, on_fault};
 
-const AF_INET: u32 = 2;
+/// `AF_INET`; everything else that reaches the programs is `AF_INET6`.
+pub const AF_INET: u32 = 2;
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]

@@ -11,7 +11,7 @@
 
 mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::route::{MeshRoute, Route};
@@ -26,6 +26,7 @@ use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
 use crate::net::{Leg, dial, relay};
+use crate::state::Workload;
 use tokio::net::TcpStream;
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
@@ -72,6 +73,8 @@ struct Captured<'a> {
 struct Identified<'a> {
     session: Session<'a>,
     local: Arc<LocalWorkload>,
+    /// The application's end.
+    client: SocketAddr,
     destination: OriginalDst,
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
@@ -124,8 +127,12 @@ impl<'a> Captured<'a> {
     fn identify(self) -> Result<Identified<'a>, Failure> {
         let Origin { cgroup, destination } = self.origin;
         let local = self.session.sandbox.workload(cgroup).ok_or(Failure::UnknownCgroup(cgroup))?;
-        self.session.outcome.learn(|parties| parties.source.workload = Some(Arc::clone(&local.workload)));
-        Ok(Identified { session: self.session, local, destination, failed: Vec::new() })
+        let client = as_seen_outside(self.session.peer, &local.workload);
+        self.session.outcome.learn(|parties| {
+            parties.source.address = client;
+            parties.source.workload = Some(Arc::clone(&local.workload));
+        });
+        Ok(Identified { session: self.session, local, client, destination, failed: Vec::new() })
     }
 }
 
@@ -177,7 +184,7 @@ impl Identified<'_> {
             authority: mesh.application.to_string(),
             expected: mesh.expected,
             baggage: baggage::of(&self.local.workload),
-            forwarded_for: self.session.peer.socket(),
+            forwarded_for: self.client,
             traceparent: traceparent::generate(),
             // The server dials its application before it answers, and may take as long for it as we for the server.
             timeout: timeouts.connect + timeouts.handshake,
@@ -247,6 +254,16 @@ impl Connected<'_> {
             Upstream::Plain(server) => relay(client, server, &meter.traffic).await,
         }
         .map_err(Failure::Relay)
+    }
+}
+
+/// A socket that was bound to a port and no address reaches us from loopback: its workload's address is what it would have
+/// gone out with.
+fn as_seen_outside(peer: Peer, workload: &Workload) -> SocketAddr {
+    let fits = |address: &&IpAddr| address.is_ipv4() == peer.ip().is_ipv4();
+    match workload.addresses.iter().find(fits) {
+        Some(address) if peer.ip().is_loopback() => SocketAddr::new(*address, peer.port()),
+        _ => peer.socket(),
     }
 }
 
