@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Leave it running and say what to try
     #[arg(long)]
     keep: bool,
+    /// Take down what --keep has left running, and do nothing else
+    #[arg(long, conflicts_with_all = ["json", "keep"])]
+    down: bool,
 }
 
 /// Runs the demo; its exit code is this command's.
@@ -31,7 +34,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     build::binaries(false)?;
     let program = workspace::binaries(false).join("signet-demo");
     let mut command = Command::new(&program);
-    command.args(options.json.then_some("--json")).args(options.keep.then_some("--keep"));
+    let flags = [("--json", options.json), ("--keep", options.keep), ("--down", options.down)];
+    command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
     let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
