@@ -61,6 +61,9 @@ pub(crate) enum Failure {
     /// The policy says no.
     #[error("{0}")]
     Denied(Denial),
+    /// The server's policy says no.
+    #[error("denied by the server's policy ({0} answered 401); the access log of its node names the policy")]
+    DeniedByServer(SocketAddr),
     /// The policy changed, and says no now.
     #[error("closed, since the policy has changed: {0}")]
     Revoked(Denial),
@@ -114,6 +117,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Sorts what the HBONE client says.
+    #[must_use]
+    pub(crate) fn of_tunnel(error: HboneError) -> Self {
+        match error {
+            HboneError::Status(server, StatusCode::UNAUTHORIZED) => Self::DeniedByServer(server),
+            error => Self::Tunnel(error),
+        }
+    }
+
     /// Istio's short name for it.
     #[must_use]
     pub(crate) fn flags(&self) -> ResponseFlags {
@@ -125,6 +137,7 @@ impl Failure {
             | Self::ForeignService(_)
             | Self::SelfCall(_)
             | Self::Denied(_)
+            | Self::DeniedByServer(_)
             | Self::Revoked(_)
             | Self::WouldLeak(_)
             | Self::NoOwner(_)
@@ -168,7 +181,6 @@ fn tunnel_flags(error: &HboneError) -> ResponseFlags {
     match error {
         HboneError::Handshake(..) => ResponseFlags::TlsFailure,
         HboneError::Http2(..) => ResponseFlags::H2HandshakeFailure,
-        HboneError::Status(_, StatusCode::UNAUTHORIZED) => ResponseFlags::Deny,
         _ => ResponseFlags::Connect,
     }
 }

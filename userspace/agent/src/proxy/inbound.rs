@@ -14,6 +14,7 @@ mod hello;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use signet_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -21,20 +22,19 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use self::hello::{Client, authenticate};
+use super::Context;
 use super::accept::{Accepted, report};
 use super::authority::Authority;
-use super::baggage::{self, Baggage};
+use super::baggage;
 use super::failure::Failure;
 use super::hbone::{Incoming, Server};
 use super::outcome::Outcome;
-use super::parties::{Direction, Parties, Path};
+use super::parties::{Direction, Parties, Party, Path};
 use super::sandbox::{LocalWorkload, Sandbox};
-use super::{Context, parties::Party};
 use crate::addr::{ENGINE_PORTS, Local, Peer};
 use crate::net::{Leg, dial_transparent, relay};
 use crate::policy::{Flow, Permit};
 use crate::state::{State, Workload};
-use signet_identity::SpiffeId;
 
 /// Serves one HBONE connection: the handshake, then each CONNECT in a task of its own.
 pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accepted: Accepted) {
@@ -107,10 +107,7 @@ async fn serve_tunnels<IO>(
 }
 
 async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<Client>, incoming: Incoming) {
-    let mut parties = Parties::between(Direction::Inbound, client.peer.socket(), client.dialled.socket());
-    parties.path = Some(Path::Hbone);
-    parties.source.identity = Some(client.identity.clone());
-    parties.source.baggage = incoming.header("baggage").map(Baggage::parse);
+    let parties = client.parties(&sandbox, incoming.header("baggage"));
     let mut outcome = Outcome::begin(&context, parties);
     let closing = outcome.closing();
     let arrival = Arrival {
@@ -204,32 +201,35 @@ impl<'a> Arrival<'a> {
                 .target_port(hostname, *port, self.dialled.ip())
                 .ok_or_else(|| Failure::ForeignService(authority.to_string()))?,
         };
-        let arrived = self.at(port)?;
-        if arrived.local.workload.uid != client.server {
+        let local = self.owner(port)?;
+        if local.workload.uid != client.server {
             return Err(Failure::NoOwner(port));
         }
-        Ok(arrived)
+        Ok(self.at(local, port))
     }
 
     /// The application that was dialled.
     fn direct(self) -> Result<Arrived<'a>, Failure> {
         let port = self.dialled.port();
-        self.at(port)
+        let local = self.owner(port)?;
+        Ok(self.at(local, port))
     }
 
-    fn at(self, port: u16) -> Result<Arrived<'a>, Failure> {
+    fn owner(&self, port: u16) -> Result<Arc<LocalWorkload>, Failure> {
         if ENGINE_PORTS.contains(&port) {
             return Err(Failure::SelfCall(port));
         }
-        let local = self.sandbox.owner(&*self.context.origins, port)?;
+        self.sandbox.owner(&*self.context.origins, port)
+    }
+
+    fn at(self, local: Arc<LocalWorkload>, port: u16) -> Arrived<'a> {
         let application = SocketAddr::new(self.dialled.ip(), port);
         self.outcome.learn(|parties| {
             parties.application = Some(application);
             parties.destination.workload = Some(Arc::clone(&local.workload));
-            parties.destination.identity = self.identity.map(|_| local.workload.identity.clone());
             parties.source.workload = workload_of(&self.context.state, &parties.source);
         });
-        Ok(Arrived { arrival: self, local, application })
+        Arrived { arrival: self, local, application }
     }
 }
 

@@ -14,10 +14,13 @@ mod route;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use signet_identity::SpiffeId;
+use tokio::net::TcpStream;
+
 use self::route::{MeshRoute, Route};
 use super::accept::Accepted;
 use super::failure::Failure;
-use super::hbone::{ConnectRequest, HboneError, PoolKey, Tunnel};
+use super::hbone::{ConnectRequest, HboneError, Opened, PoolKey, Tunnel};
 use super::outcome::Outcome;
 use super::parties::{Direction, Parties};
 use super::sandbox::{LocalWorkload, Sandbox};
@@ -27,7 +30,6 @@ use crate::kernel::Origin;
 use crate::mtls::Endpoint;
 use crate::net::{Leg, dial, relay};
 use crate::state::Workload;
-use tokio::net::TcpStream;
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
 pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
@@ -204,28 +206,21 @@ impl<'a> Authorized<'a> {
 
     async fn dial(&mut self) -> Result<Upstream, Failure> {
         let Session { context, sandbox, outcome, .. } = &mut self.identified.session;
+        let (netns, local) = (&sandbox.netns, &self.identified.local);
         match &self.way {
             Way::Passthrough => {
-                let stream = dial(&sandbox.netns, self.application, context.timeouts.connect).await;
+                let stream = dial(netns, self.application, context.timeouts.connect).await;
                 stream.map(Upstream::Plain).map_err(Failure::Connect)
             }
             Way::Hbone { endpoint, request } => {
-                let opened = context.pool.open(&sandbox.netns, endpoint, (**request).clone()).await;
-                let server = match &opened {
-                    Ok((_, opened)) => Some(opened.peer.clone()),
-                    // It answered, so it has proved to be who was expected.
-                    Err(HboneError::Status(..)) if request.expected.len() == 1 => {
-                        request.expected.first().cloned()
-                    }
-                    Err(_) => None,
-                };
-                let client = server.is_some().then(|| self.identified.local.workload.identity.clone());
+                let opened = context.pool.open(netns, endpoint, (**request).clone()).await;
+                let server = proven(&opened, &request.expected);
+                let client = server.is_some().then(|| local.workload.identity.clone());
                 outcome.learn(|parties| {
                     parties.source.identity = client;
                     parties.destination.identity = server;
                 });
-                let (tunnel, _) = opened.map_err(Failure::Tunnel)?;
-                Ok(Upstream::Tunnel(tunnel))
+                opened.map(|(tunnel, _)| Upstream::Tunnel(tunnel)).map_err(Failure::of_tunnel)
             }
         }
     }
@@ -264,6 +259,16 @@ fn as_seen_outside(peer: Peer, workload: &Workload) -> SocketAddr {
     match workload.addresses.iter().find(fits) {
         Some(address) if peer.ip().is_loopback() => SocketAddr::new(*address, peer.port()),
         _ => peer.socket(),
+    }
+}
+
+/// Who the server has proved to be, as far as that can be told.
+fn proven(opened: &Result<(Tunnel, Opened), HboneError>, expected: &[SpiffeId]) -> Option<SpiffeId> {
+    match (opened, expected) {
+        (Ok((_, opened)), _) => Some(opened.peer.clone()),
+        // It has answered, so the handshake was good: it is who was expected.
+        (Err(HboneError::Status(..)), [only]) => Some(only.clone()),
+        (Err(_), _) => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each wait is bounded, so a client that says nothing costs a socket for `timeouts.handshake` and no more. The
 //! certificate is chosen after the ClientHello: in the node's own namespace the SNI says for which workload.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use signet_identity::SpiffeId;
@@ -14,8 +15,10 @@ use crate::addr::{Local, Peer, WorkloadUid};
 use crate::mtls::Hello;
 use crate::proxy::Context;
 use crate::proxy::accept::Accepted;
+use crate::proxy::baggage::Baggage;
 use crate::proxy::failure::Failure;
 use crate::proxy::hbone::Server;
+use crate::proxy::parties::{Direction, Parties, Path};
 use crate::proxy::sandbox::Sandbox;
 
 /// An HBONE client that has proved who it is.
@@ -29,6 +32,22 @@ pub(super) struct Client {
     pub(super) identity: SpiffeId,
     /// The workload whose certificate it has seen.
     pub(super) server: WorkloadUid,
+}
+
+impl Client {
+    /// What is known of each of its tunnels before its CONNECT is read.
+    #[must_use]
+    pub(super) fn parties(&self, sandbox: &Sandbox, baggage: Option<&str>) -> Parties {
+        let mut parties = Parties::between(Direction::Inbound, self.peer.socket(), self.dialled.socket());
+        parties.path = Some(Path::Hbone);
+        parties.source.identity = Some(self.identity.clone());
+        parties.source.baggage = baggage.map(Baggage::parse);
+        if let Some(local) = sandbox.current(&self.server) {
+            parties.destination.identity = Some(local.workload.identity.clone());
+            parties.destination.workload = Some(Arc::clone(&local.workload));
+        }
+        parties
+    }
 }
 
 /// Shakes hands.

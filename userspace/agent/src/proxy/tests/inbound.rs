@@ -23,7 +23,9 @@ async fn an_authority_that_is_not_the_dialled_address_is_400() {
     let elsewhere = SocketAddr::new(pair.client.ip, pair.app.address.port()).to_string();
     assert_eq!(pair.ask(&pair.server, None, &elsewhere).await, Err(StatusCode::BAD_REQUEST));
     until("the outcome is written", || pair.is_quiet()).await;
-    assert!(pair.log.only("inbound").contains("is not at the dialled address"));
+    let line = pair.log.only("inbound");
+    assert!(line.contains("is not at the dialled address"), "{line}");
+    assert!(line.contains("dst.workload=\"server\""), "{line}");
     assert_eq!(pair.far.count("istio_tcp_connections_failed_total", &["response_flags=\"DENY\""]), 1);
 }
 
@@ -140,6 +142,21 @@ async fn plaintext_is_served_where_policy_permits_it() {
     assert!(!line.contains("identity") && line.contains("bytes_sent=8 bytes_recv=8"), "{line}");
     let unknown = ["connection_security_policy=\"unknown\"", "source_principal=\"unknown\""];
     assert_eq!(pair.far.count("istio_tcp_connections_closed_total", &unknown), 1);
+}
+
+#[tokio::test]
+async fn what_a_policy_in_dry_run_would_do_is_logged_and_not_done() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let Event::Authorization(mut policy) = deny_all() else { panic!("not an AuthorizationPolicy") };
+    policy.dry_run = true;
+    pair.apply(&Event::Authorization(policy));
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "still permitted").await;
+    drop(stream);
+    until("both outcomes are written", || pair.is_quiet()).await;
+    let line = pair.log.only("inbound");
+    assert!(line.contains("dry_run=\"would be denied: denied by AuthorizationPolicy ns/nobody\""), "{line}");
 }
 
 #[tokio::test]

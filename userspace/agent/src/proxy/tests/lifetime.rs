@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::net::{TcpListener, TcpStream};
+
 use super::{Pair, deny_all, needs_privileges, strict};
+use crate::addr::{Local, OUTBOUND_PORT, Peer};
+use crate::proxy::accept::Accepted;
 use crate::proxy::testing::{DEADLINE, Node, Pod, assert_reset, ping, until};
+use crate::proxy::{inbound, outbound};
 use crate::state::{Event, Workload};
 
 #[tokio::test]
@@ -84,14 +89,14 @@ async fn a_drain_lets_live_connections_finish_and_takes_no_new_ones() {
     let Pair { near, far, client, server, app, log: _log } = Pair::new().await;
     let mut stream = near.connect(&client, app.address).await;
     ping(&mut stream, "before").await;
-    let listener = client.at(crate::addr::OUTBOUND_PORT);
+    let listener = client.at(OUTBOUND_PORT);
     let Pod { mut running, sandbox, .. } = client;
     let Node { context, drain, .. } = near;
     drop((context, sandbox));
     let drained = tokio::spawn(drain.drain(DEADLINE));
     let mut refused = false;
     while !refused {
-        refused = tokio::net::TcpStream::connect(listener).await.is_err();
+        refused = TcpStream::connect(listener).await.is_err();
         tokio::task::yield_now().await;
     }
     ping(&mut stream, "while draining").await;
@@ -119,4 +124,25 @@ async fn a_server_that_drains_lets_its_tunnels_finish() {
     tokio::time::timeout(DEADLINE, running.finished()).await.expect("the HBONE connection has ended");
     drop(running);
     assert!(drained.await.unwrap(), "nothing holds a watch any more");
+}
+
+/// What an idle connection costs besides its sockets and its place in the registry, in bytes.
+#[tokio::test]
+async fn a_connections_task_stays_small() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let (context, sandbox) = (&pair.near.context, &pair.client.sandbox);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let accepted = async || {
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        Accepted { stream, peer: Peer::new(peer), local: Local::new(peer) }
+    };
+    let outbound = size_of_val(&outbound::serve(context, sandbox, accepted().await));
+    let plaintext = size_of_val(&inbound::serve_plaintext(context, sandbox, accepted().await));
+    let hbone = size_of_val(&inbound::serve(context, sandbox, accepted().await));
+    assert!(outbound <= 3 * 1024, "{outbound}");
+    assert!(plaintext <= 2 * 1024, "{plaintext}");
+    // Shared by up to 200 tunnels, and most of it is the handshake.
+    assert!(hbone <= 16 * 1024, "{hbone}");
 }

@@ -93,7 +93,8 @@ async fn a_denied_client_is_reset_and_both_sides_say_why() {
     assert!(line.contains(" INFO ") && line.contains("denied by AuthorizationPolicy ns/nobody"), "{line}");
     assert!(line.contains(&format!("src.identity=\"{CLIENT}\"")), "{line}");
     let line = pair.log.only("outbound");
-    assert!(line.contains("401"), "{line}");
+    assert!(line.contains("denied by the server's policy"), "{line}");
+    assert!(line.contains(&format!("dst.identity=\"{SERVER}\"")), "{line}");
     for node in [&pair.near, &pair.far] {
         assert_eq!(node.count("istio_tcp_connections_failed_total", &["response_flags=\"DENY\"", MTLS]), 1);
         assert_eq!(node.count("istio_tcp_connections_opened_total", &[]), 0);
