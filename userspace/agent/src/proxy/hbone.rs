@@ -11,6 +11,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod verdict;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

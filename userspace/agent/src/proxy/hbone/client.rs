@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::keepalive::Keepalive;
+use super::verdict::{Verdict, Watched};
 use super::{
     CONNECTION_WINDOW, ConnectRequest, HboneError, MAX_FRAME, Opened, SEND_BUFFER, STREAM_WINDOW, Tunnel,
 };
@@ -23,6 +24,7 @@ pub(super) struct Connection {
     send: SendRequest<Bytes>,
     address: SocketAddr,
     peer: SpiffeId,
+    verdict: Verdict,
     /// Tunnels that are open or being opened. Written by [`Claim`]s, watched by the driver at 0 and 1 alone.
     streams: watch::Sender<usize>,
 }
@@ -34,7 +36,7 @@ pub(super) struct Claim {
 
 /// What moves a connection's bytes until it ends.
 pub(super) struct Driver<IO: AsyncRead + AsyncWrite + Unpin> {
-    connection: h2::client::Connection<IO, Bytes>,
+    connection: h2::client::Connection<Watched<IO>, Bytes>,
     keepalive: Keepalive,
     streams: watch::Receiver<usize>,
 }
@@ -51,12 +53,13 @@ pub(super) async fn handshake<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let (io, verdict) = Watched::new(io);
     let shaken = settings().handshake(io).await;
     let (send, mut connection) = shaken.map_err(|error| HboneError::Http2(address, Arc::new(error)))?;
     let pings = connection.ping_pong().expect("a new connection's pings are taken once");
     let (streams, watched) = watch::channel(0);
     let driver = Driver { connection, keepalive: Keepalive::new(pings), streams: watched };
-    Ok((Arc::new(Connection { send, address, peer, streams }), driver))
+    Ok((Arc::new(Connection { send, address, peer, verdict, streams }), driver))
 }
 
 impl Connection {
@@ -82,6 +85,14 @@ impl Connection {
         claimed.then(|| Claim { connection: Arc::clone(self) })
     }
 
+    /// An error of HTTP/2, or what was behind it.
+    fn failure(&self, error: h2::Error) -> HboneError {
+        match self.verdict.get() {
+            Some(refusal) => HboneError::Handshake(self.address, Arc::new(refusal.clone())),
+            None => HboneError::Http2(self.address, Arc::new(error)),
+        }
+    }
+
     /// h2 reports GOAWAY and the connection's end here. A clone has no stream of its own to wait for, so it never waits.
     fn is_open(&self) -> bool {
         matches!(self.send.clone().ready().now_or_never(), Some(Ok(_)))
@@ -98,15 +109,15 @@ impl Claim {
     /// # Errors
     /// HTTP/2 failed, or the server refused.
     pub(super) async fn connect(self, request: &ConnectRequest) -> Result<(Tunnel, Opened), HboneError> {
-        let address = self.connection.address;
-        let http2 = |error| HboneError::Http2(address, Arc::new(error));
-        let mut send = self.connection.send.clone().ready().await.map_err(http2)?;
-        let (answer, stream) = send.send_request(head(request)?, false).map_err(http2)?;
-        let response = answer.await.map_err(http2)?;
+        let connection = &self.connection;
+        let failed = |error| connection.failure(error);
+        let mut send = connection.send.clone().ready().await.map_err(failed)?;
+        let (answer, stream) = send.send_request(head(request)?, false).map_err(failed)?;
+        let response = answer.await.map_err(failed)?;
         if !response.status().is_success() {
-            return Err(HboneError::Status(address, response.status()));
+            return Err(HboneError::Status(connection.address, response.status()));
         }
-        let opened = Opened { peer: self.connection.peer.clone(), baggage: baggage(&response) };
+        let opened = Opened { peer: connection.peer.clone(), baggage: baggage(&response) };
         Ok((Tunnel::new(stream, response.into_body(), Some(self)), opened))
     }
 }
