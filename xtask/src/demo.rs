@@ -27,15 +27,21 @@ pub(crate) struct Options {
 /// # Errors
 /// It cannot run here, or something cannot be built.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    if let Some(reason) = test::machine::lacks_for_nodes() {
-        bail!("the demo makes network namespaces and loads eBPF programs: {reason}");
+    if !options.down {
+        prepare()?;
     }
-    setup::ensure(Purpose::Demo)?;
-    build::binaries(false)?;
     let program = workspace::binaries(false).join("signet-demo");
     let mut command = Command::new(&program);
     let flags = [("--json", options.json), ("--keep", options.keep), ("--down", options.down)];
     command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
     let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prepare() -> Result<()> {
+    if let Some(reason) = test::machine::lacks_for_nodes() {
+        bail!("the demo makes network namespaces and loads eBPF programs: {reason}");
+    }
+    setup::ensure(Purpose::Demo)?;
+    build::binaries(false)
 }
