@@ -100,6 +100,7 @@ impl Target {
     async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, ConnectError> {
         let connect = async {
             let tcp = TcpStream::connect((&*self.host, self.port)).await.map_err(ConnectError::Tcp)?;
+            tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
             tls.connect(self.name.clone(), tcp).await.map_err(sort)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connect)
