@@ -135,7 +135,7 @@ async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, purpose: Serve, acc
     match purpose {
         Serve::Outbound => outbound::serve(&context, &sandbox, accepted).await,
         Serve::Plaintext => inbound::serve_plaintext(&context, &sandbox, accepted).await,
-        Serve::Hbone => Box::pin(inbound::serve(&context, &sandbox, accepted)).await,
+        Serve::Hbone => inbound::serve(&context, &sandbox, accepted).await,
     }
 }
 

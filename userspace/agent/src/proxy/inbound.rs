@@ -40,8 +40,9 @@ use crate::state::{State, Workload};
 pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accepted: Accepted) {
     let mut parties = Parties::between(Direction::Inbound, accepted.peer.socket(), accepted.local.socket());
     parties.path = Some(Path::Hbone);
-    match authenticate(context, sandbox, accepted).await {
-        Ok((h2, client)) => serve_tunnels(context, sandbox, h2, Arc::new(client)).await,
+    // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
+    match Box::pin(authenticate(context, sandbox, accepted)).await {
+        Ok((mut h2, client)) => serve_tunnels(context, sandbox, &mut h2, Arc::new(client)).await,
         Err(failure) => Outcome::begin(context, parties).end(Err(failure)),
     }
 }
@@ -74,7 +75,7 @@ async fn follow_plaintext(arrival: Arrival<'_>, mut client: TcpStream) -> Result
 async fn serve_tunnels<IO>(
     context: &Arc<Context>,
     sandbox: &Arc<Sandbox>,
-    mut h2: Server<IO>,
+    h2: &mut Server<IO>,
     client: Arc<Client>,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use signet_identity::SpiffeId;
 
-use crate::addr::OriginalDst;
+use crate::addr::{HBONE_PORT, OriginalDst};
 use crate::proxy::failure::Failure;
 use crate::proxy::parties::{Parties, Path};
 use crate::state::{Service, State, Target, Workload};
@@ -83,7 +83,7 @@ impl Route {
             Self::Passthrough { workload, service, .. } => (Path::Passthrough, workload.as_ref(), service),
         };
         let application = self.application();
-        let port = if path == Path::Hbone { crate::addr::HBONE_PORT } else { application.port() };
+        let port = if path == Path::Hbone { HBONE_PORT } else { application.port() };
         parties.path = Some(path);
         parties.application = Some(application);
         parties.destination.address = SocketAddr::new(application.ip(), port);
