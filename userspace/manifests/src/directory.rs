@@ -1,16 +1,16 @@
 //! The directory's content: what each file last said, what of it holds, and what is wrong.
 //!
 //! Reading and applying are two steps, so that a watch can look for writers in between. A file whose bytes are the same
-//! as before is not parsed again, and its documents stay the same `Arc`s. It follows symbolic links to files (a mounted
-//! ConfigMap is made of them), never into directories, and leaves hidden files alone: they are editors' and kubelet's.
+//! as before is not parsed again, and its documents stay the same `Arc`s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::document::{Document, DocumentError, ObjectKey};
+use crate::scan::{Scan, scan};
 use crate::watch::Watch;
 use crate::{limits, yaml};
 
@@ -142,9 +142,6 @@ struct File {
     was_good: bool,
     error: Option<Arc<FileError>>,
 }
-
-/// The bytes of every manifest file, or why there are none.
-pub(crate) type Scan = Result<BTreeMap<Arc<str>, Result<Vec<u8>, FileError>>, FileError>;
 
 impl Directory {
     /// Opens a directory; nothing is read yet.
@@ -284,147 +281,5 @@ fn duplicate(document: &Document, first: &Document) -> Fault {
     Fault { error: Arc::new(error), last_good: true, content: None }
 }
 
-/// Reads every manifest file of a directory.
-pub(crate) fn scan(directory: &Path) -> Scan {
-    let mut contents = BTreeMap::new();
-    for entry in std::fs::read_dir(directory).map_err(FileError::Directory)? {
-        let entry = entry.map_err(FileError::Directory)?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| is_manifest(name)) else { continue };
-        let name: Arc<str> = name.into();
-        if let Some(content) = read_file(&name, &entry.path()) {
-            contents.insert(name, content);
-        }
-        if contents.len() > limits::FILES {
-            return Err(FileError::TooMany);
-        }
-    }
-    Ok(contents)
-}
-
-/// `None` where there is no file behind the name: a directory, a socket, or one that went away since the listing.
-fn read_file(name: &Arc<str>, path: &Path) -> Option<Result<Vec<u8>, FileError>> {
-    let unreadable = |source: io::Error| FileError::Unreadable { file: name.clone(), source };
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return None,
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-        Err(e) => return Some(Err(unreadable(e))),
-    }
-    let mut bytes = Vec::new();
-    let limit = limits::FILE_BYTES as u64 + 1;
-    match std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => Some(Err(unreadable(e))),
-        Ok(_) if bytes.len() > limits::FILE_BYTES => Some(Err(FileError::TooLarge { file: name.clone() })),
-        Ok(_) => Some(Ok(bytes)),
-    }
-}
-
-/// Whether a file of that name is a manifest.
-pub(crate) fn is_manifest(name: &str) -> bool {
-    let known = |extension| ["yaml", "yml", "json"].contains(&extension);
-    !name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, extension)| known(extension))
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    fn pod(name: &str) -> String {
-        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n---\n")
-    }
-
-    fn names(snapshot: &Snapshot) -> Vec<String> {
-        snapshot.documents.iter().map(|d| d.key().name.to_string()).collect()
-    }
-
-    fn faults(snapshot: &Snapshot) -> Vec<String> {
-        snapshot.faults.iter().map(|f| f.error.to_string()).collect()
-    }
-
-    #[test]
-    fn yaml_yml_and_json_are_read_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        for (file, name) in [("a.yaml", "a"), ("b.yml", "b"), ("d.txt", "d"), (".e.yaml", "e"), ("f", "f")] {
-            fs::write(dir.path().join(file), pod(name)).unwrap();
-        }
-        let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c"}}"#;
-        fs::write(dir.path().join("c.json"), json).unwrap();
-        fs::create_dir(dir.path().join("sub.yaml")).unwrap();
-        fs::write(dir.path().join("sub.yaml/g.yaml"), pod("g")).unwrap();
-        let snapshot = Directory::open(dir.path()).unwrap().read();
-        assert_eq!(names(&snapshot), ["a", "b", "c"]);
-        assert_eq!(faults(&snapshot), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_broken_file_keeps_what_it_last_said_and_leaves_the_others_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-        fs::write(dir.path().join("b.yaml"), pod("b")).unwrap();
-        let mut directory = Directory::open(dir.path()).unwrap();
-        directory.read();
-        fs::write(dir.path().join("a.yaml"), "kind: [").unwrap();
-        fs::write(dir.path().join("b.yaml"), pod("b2")).unwrap();
-        let snapshot = directory.read();
-        assert_eq!(names(&snapshot), ["a", "b2"]);
-        assert!(snapshot.faults[0].last_good);
-        fs::write(dir.path().join("a.yaml"), pod("a3")).unwrap();
-        let snapshot = directory.read();
-        assert_eq!((names(&snapshot), snapshot.faults.len()), (vec!["a3".to_owned(), "b2".to_owned()], 0));
-    }
-
-    #[test]
-    fn a_file_broken_from_the_start_says_what_it_may_hold() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.yaml"), "kind: AuthorizationPolicy\nspec: [").unwrap();
-        let snapshot = Directory::open(dir.path()).unwrap().read();
-        let fault = &snapshot.faults[0];
-        assert!(!fault.last_good && fault.may_hold("AuthorizationPolicy") && !fault.may_hold("Pod"));
-    }
-
-    #[test]
-    fn the_same_object_in_two_files_is_taken_from_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-        fs::write(dir.path().join("b.yaml"), format!("{}{}", pod("b"), pod("a"))).unwrap();
-        let snapshot = Directory::open(dir.path()).unwrap().read();
-        assert_eq!(names(&snapshot), ["a", "b"]);
-        assert_eq!(
-            faults(&snapshot),
-            ["b.yaml line 5: Pod default/a is in a.yaml too, which is in force: remove one"]
-        );
-    }
-
-    #[test]
-    fn a_file_that_is_too_large_is_not_read_in_part() {
-        let dir = tempfile::tempdir().unwrap();
-        let padding = "# padding\n".repeat(limits::FILE_BYTES / 10 + 1);
-        fs::write(dir.path().join("a.yaml"), pod("a") + &padding).unwrap();
-        let snapshot = Directory::open(dir.path()).unwrap().read();
-        assert_eq!(names(&snapshot), Vec::<String>::new());
-        assert!(matches!(*snapshot.faults[0].error, FileError::TooLarge { .. }));
-    }
-
-    #[test]
-    fn unchanged_bytes_keep_their_documents_and_their_generation() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-        let mut directory = Directory::open(dir.path()).unwrap();
-        let first = directory.read();
-        let generation = directory.generation();
-        fs::write(dir.path().join("a.yaml"), pod("a")).unwrap();
-        let second = directory.read();
-        assert!(Arc::ptr_eq(&first.documents[0], &second.documents[0]));
-        assert_eq!(directory.generation(), generation);
-    }
-
-    #[test]
-    fn a_directory_that_is_not_there_is_named() {
-        let error = Directory::open("/nonexistent/manifests").unwrap_err().to_string();
-        assert!(error.starts_with("cannot read the manifest directory /nonexistent/manifests: "), "{error}");
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@
 mod directory;
 mod document;
 pub mod limits;
+mod scan;
 mod settle;
 mod watch;
 mod yaml;

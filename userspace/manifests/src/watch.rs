@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use crate::directory::{self, Directory, OpenError, Snapshot};
+use crate::directory::{Directory, OpenError, Snapshot};
+use crate::scan::scan;
 use crate::settle::Unsettled;
 
 /// A directory that is watched.
@@ -111,11 +112,11 @@ impl Watch {
         self.drain()?;
         self.unsettled.expire(Instant::now());
         let path = self.path.clone();
-        let scan = spawn_blocking(move || directory::scan(&path)).await.map_err(joined)?;
+        let scanned = spawn_blocking(move || scan(&path)).await.map_err(joined)?;
         let touched = self.drain()?;
         let held: BTreeSet<OsString> = self.unsettled.names().chain(&touched.names).cloned().collect();
         let directory = self.directory.clone();
-        let apply = move || directory.lock().unwrap_or_else(PoisonError::into_inner).apply(scan, &held);
+        let apply = move || directory.lock().unwrap_or_else(PoisonError::into_inner).apply(scanned, &held);
         self.applying = Some(spawn_blocking(apply));
         self.applied().await?;
         self.pending = touched.any;
@@ -147,35 +148,34 @@ impl Watch {
     fn drain(&mut self) -> Result<Touched, WatchError> {
         let mut touched = Touched::default();
         let mut buffer = [0; 16 * 1024];
-        let now = Instant::now();
-        let mut moved = false;
         loop {
-            let events = match self.inotify.get_mut().read_events(&mut buffer) {
-                Ok(events) => events,
+            match self.inotify.get_mut().read_events(&mut buffer) {
+                Ok(events) => events.for_each(|event| self.observe(&event, &mut touched)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.broken(e)),
-            };
-            for event in events {
-                if Some(&event.wd) == self.parent.as_ref() {
-                    moved |= event.name == self.path.file_name();
-                    continue;
-                }
-                touched.any = true;
-                moved |= event.mask.intersects(GONE);
-                if event.mask.contains(EventMask::Q_OVERFLOW) {
-                    self.unsettled.clear();
-                }
-                if let Some(name) = event.name {
-                    self.unsettled.observe(name, event.mask, now);
-                    touched.names.insert(name.to_owned());
-                }
             }
         }
-        if moved {
+        if touched.moved {
             self.follow(&mut touched)?;
         }
         Ok(touched)
+    }
+
+    fn observe(&mut self, event: &Event<&OsStr>, touched: &mut Touched) {
+        if Some(&event.wd) == self.parent.as_ref() {
+            touched.moved |= event.name == self.path.file_name();
+            return;
+        }
+        touched.any = true;
+        touched.moved |= event.mask.intersects(GONE);
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.unsettled.clear();
+        }
+        if let Some(name) = event.name {
+            self.unsettled.observe(name, event.mask, Instant::now());
+            touched.names.insert(name.to_owned());
+        }
     }
 
     /// The directory's name leads elsewhere now, or nowhere.
@@ -236,6 +236,8 @@ fn register(inotify: Inotify) -> io::Result<AsyncFd<Inotify>> {
 #[derive(Default)]
 struct Touched {
     any: bool,
+    /// The directory's name may lead elsewhere.
+    moved: bool,
     names: BTreeSet<OsString>,
 }
 

@@ -139,7 +139,7 @@ async fn a_directory_that_comes_back_is_followed_and_held_in_between() {
     fs::rename(&m, fixture.root.path().join("old")).unwrap();
     let missing = tokio::time::timeout(DEADLINE, fixture.watch.next()).await.unwrap().unwrap();
     assert_eq!(missing.documents.len(), 1, "what was known stays in force");
-    assert!(matches!(*missing.faults[0].error, directory::FileError::Directory(_)));
+    assert!(matches!(*missing.faults[0].error, crate::FileError::Directory(_)));
     fs::create_dir(&m).unwrap();
     fs::write(m.join("b.yaml"), pod("b")).unwrap();
     fixture.until(&["b"], &[]).await;
