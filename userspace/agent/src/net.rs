@@ -1,7 +1,7 @@
 //! Sockets: listen, dial, network namespaces, transparent source addresses, and the byte relay.
 //!
 //! Everything that touches another namespace goes through [`Netns::run`]. [`prepare`] opens the listeners of one
-//! namespace and makes it ready for [`dial_transparent`]; [`relay`] joins two [`Leg`]s until both directions have ended.
+//! namespace and makes it ready for [`dial_transparent`]; [`relay()`] joins two [`Leg`]s until both directions have ended.
 //! Nothing here knows whom a connection belongs to, or whether it is allowed: that is decided before it is called.
 
 mod dial;

@@ -68,7 +68,7 @@ fn too_long(path: &Path, text: &str) -> Option<String> {
 const FOLDERS: [&str; 5] = ["common", "ebpf", "userspace", "tests", "xtask"];
 const MAX_LINES: usize = 400;
 /// In bytes: shorter than this nothing has been said.
-const SHORTEST_DOC: usize = 20;
+const SHORTEST_DOC: usize = 12;
 const EMPTY_NAMES: [&str; 8] = ["mod", "utils", "util", "helpers", "helper", "manager", "handler", "misc"];
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! Certificate requests: one name, one key, and every byte accounted for.
+
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, SanType};
 

@@ -1,3 +1,5 @@
+//! Which identity a request asks for, and who may have it.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Which workloads count on which node.
+
 use super::*;
 
 fn snapshot(yaml: &str) -> Snapshot {

@@ -1,3 +1,5 @@
+//! What a signed leaf promises: its lifetime, its serial, its chain.
+
 use rcgen::{BasicConstraints, KeyPair};
 use signet_identity::SpiffeId;
 

@@ -1,3 +1,5 @@
+//! Roots on disk: made once, kept private, refused where peers would refuse them.
+
 use std::os::unix::fs::MetadataExt;
 
 use signet_identity::testing::{TestCa, from_now, pem};

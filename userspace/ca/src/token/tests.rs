@@ -1,3 +1,5 @@
+//! Node tokens: whom they name, and every way they prove nothing.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Bundles from PEM and from SPIFFE's JSON, good, foreign and hostile.
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;

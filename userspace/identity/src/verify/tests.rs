@@ -1,3 +1,5 @@
+//! X.509-SVID rules, one broken certificate each.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

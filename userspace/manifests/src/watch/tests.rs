@@ -1,3 +1,5 @@
+//! Every way in which files change under a watch.
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;

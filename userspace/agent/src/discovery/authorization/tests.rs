@@ -1,3 +1,5 @@
+//! AuthorizationPolicies as people write them, and what becomes of what L4 cannot keep.
+
 use proptest::prelude::*;
 
 use super::*;

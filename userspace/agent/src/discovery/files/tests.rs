@@ -1,3 +1,5 @@
+//! The `files` source over a real directory: order, changes, and files that cannot be taken.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

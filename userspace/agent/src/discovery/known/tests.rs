@@ -1,3 +1,5 @@
+//! From snapshots of manifests to events: what is told, what is held back, what is told once.
+
 use super::*;
 use crate::discovery::testing;
 use crate::policy::{Action, MtlsMode, StringMatch};

@@ -1,3 +1,5 @@
+//! When SVIDs are fetched, with time as an argument.
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
