@@ -38,9 +38,7 @@ impl Nginx {
     /// # Errors
     /// The disk is full.
     pub fn put_noise(&self, name: &str, megabytes: usize) -> Result<String> {
-        let path = self.directory.join("html").join(name);
-        fs::write(&path, noise(megabytes * 1024 * 1024)).context("cannot write the file to download")?;
-        sha256(&path)
+        write_noise(&self.directory.join("html").join(name), megabytes)
     }
 
     /// The lines of its access log: `<client address> <server address>:<port> <request>`.
@@ -57,6 +55,16 @@ impl Nginx {
             pod.run(&["curl", "-sS", "--max-time", "5", "http://127.0.0.1/"]).map(drop)
         })
     }
+}
+
+/// Writes `megabytes` of noise to a file, and returns its SHA-256 in hex.
+///
+/// # Errors
+/// The disk is full.
+pub fn write_noise(path: &Path, megabytes: usize) -> Result<String> {
+    fs::write(path, noise(megabytes * 1024 * 1024))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    sha256(path)
 }
 
 /// The SHA-256 of a file, in hex.

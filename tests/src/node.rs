@@ -15,7 +15,7 @@ use crate::ca::Ca;
 use crate::http::{self, Metrics};
 use crate::manifests::Manifests;
 use crate::process::{Process, stdout};
-use crate::testbed::{Host, Testbed};
+use crate::testbed::{Host, PINS, Testbed};
 use crate::{binaries, wait};
 
 /// A node of the cluster. Dropping it ends its engine and removes its namespace.
@@ -157,6 +157,30 @@ impl Node {
         self.end_engine(Signal::SIGTERM)
     }
 
+    /// Runs `signetd --uninstall` with the configuration the engine last had.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn uninstall_engine(&self) -> Result<()> {
+        let binary = binaries::path("signetd")?;
+        let file = self.host.directory().join("signetd.yaml");
+        let argv = [
+            binary.to_str().context("a path in UTF-8")?,
+            "--config",
+            file.to_str().context("a path in UTF-8")?,
+            "--uninstall",
+        ];
+        stdout(&self.host.place("signetd")?.exec(&argv)?).map(drop)
+    }
+
+    /// The engine's process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn engine_pid(&self) -> Result<u32> {
+        self.with_engine(|engine| Ok(engine.pid()))
+    }
+
     fn end_engine(&self, signal: Signal) -> Result<()> {
         let engine = self.engine.lock().expect("no holder panics").take();
         engine.context("the engine does not run")?.stop(signal, READY_WITHIN).map(drop)
@@ -212,12 +236,17 @@ impl Node {
         stdout(&output).with_context(|| format!("signet {}", command.join(" ")))
     }
 
+    /// Where this node's engine pins.
+    #[must_use]
+    pub fn pin_directory(&self) -> PathBuf {
+        PathBuf::from(PINS).join(&self.instance)
+    }
+
     /// Names of the pinned objects of this node's engine, with their paths below its pin directory.
     #[must_use]
     pub fn pins(&self) -> BTreeSet<String> {
-        let root = PathBuf::from("/sys/fs/bpf/signet").join(&self.instance);
         let mut pins = BTreeSet::new();
-        collect_files(&root, "", &mut pins);
+        collect_files(&self.pin_directory(), "", &mut pins);
         pins
     }
 

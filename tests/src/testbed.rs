@@ -307,7 +307,7 @@ static SWEPT: Once = Once::new();
 const PREFIX: &str = "signet-";
 const KEPT: &str = "kept";
 /// The default of `capture.pinRoot`.
-const PINS: &str = "/sys/fs/bpf/signet";
+pub(crate) const PINS: &str = "/sys/fs/bpf/signet";
 
 #[cfg(test)]
 mod tests {

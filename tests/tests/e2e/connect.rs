@@ -1,12 +1,17 @@
 //! Every way an application opens a connection ends in mTLS on the wire, and looks to both ends as if it had not.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use signet_testkit::capture::Capture;
 use signet_testkit::mesh::Mesh;
 use signet_testkit::need::Need;
+use signet_testkit::nginx;
 use signet_testkit::pod::{Pod, PodSpec};
 use signet_testkit::probe::Report;
 use signet_testkit::process::{Place, Process, stdout};
+use signet_testkit::wait;
 
 use crate::{Test, shared};
 
@@ -20,6 +25,11 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
     a_child_cgroup_keeps_the_identity_of_its_pod,
     a_privileged_process_cannot_route_around_the_capture,
     udp_passes_and_is_counted,
+    udp_is_refused_where_the_node_says_so,
+);
+
+pub(crate) const BULK_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("socat"), Need::Program("ss")] =>
+    bulk_data_arrives_whole_in_both_directions,
 );
 
 fn every_kind_of_connect_crosses_the_link_as_mtls() -> Result<()> {
@@ -158,16 +168,46 @@ fn a_privileged_process_cannot_route_around_the_capture() -> Result<()> {
 fn udp_passes_and_is_counted() -> Result<()> {
     let mesh = shared::mesh()?;
     let pair = Pair::start(&mesh, "udp")?;
-    let unprotected = || -> Result<f64> {
-        let metrics = mesh.n1.metrics()?;
-        let samples = metrics.0.iter().filter(|s| s.name == "signet_capture_verdicts_total");
-        Ok(samples.filter(|s| s.labels.values().any(|v| v.contains("unprotected"))).map(|s| s.value).sum())
-    };
-    let before = unprotected()?;
-    let report = pair.client.dial(&pair.v4(), &["--kind", "udp"])?;
-    report.answered()?;
-    let after = unprotected()?;
+    let before = udp_sockets(&mesh, "pass")?;
+    pair.client.dial(&pair.v4(), &["--kind", "udp"])?.answered()?;
+    let after = udp_sockets(&mesh, "pass")?;
     ensure!(after > before, "unprotected traffic was not counted: {before} before, {after} after");
+    Ok(())
+}
+
+fn udp_is_refused_where_the_node_says_so() -> Result<()> {
+    let mesh = Mesh::start_with("24h", &json!({"capture": {"unprotected": "deny"}}))?;
+    let pair = Pair::start(&mesh, "no-udp")?;
+    pair.client.dial(&pair.v4(), &["--kind", "udp"])?.refused()?;
+    ensure!(udp_sockets(&mesh, "deny")? > 0.0, "what was refused was not counted");
+    pair.client.dial(&pair.v4(), &[])?.answered().context("TCP is protected, and goes on")?;
+    Ok(())
+}
+
+fn udp_sockets(mesh: &Mesh, action: &str) -> Result<f64> {
+    let labels = [("protocol", "udp"), ("action", action)];
+    Ok(mesh.n1.metrics()?.sum("signet_unprotected_sockets_total", &labels))
+}
+
+/// The sender half-closes; the receiver writes what it got to a file and ends.
+fn bulk_data_arrives_whole_in_both_directions() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let pair = Pair::start(&mesh, "bulk")?;
+    for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
+        let (sent, received) = (from.directory()?.join("sent"), to.directory()?.join("received"));
+        let expected = nginx::write_noise(&sent, 64)?;
+        let into = format!("OPEN:{},creat,trunc", received.display());
+        let mut receiver = to.spawn("socat", &["socat", "-u", "TCP-LISTEN:9001,reuseaddr", &into])?;
+        wait::until("socat listens", Duration::from_secs(10), || {
+            let listening = to.run(&["ss", "-Hltn", "sport = :9001"])?;
+            ensure!(!listening.is_empty(), "it does not");
+            Ok(())
+        })?;
+        let target = format!("TCP:{}:9001", to.ipv4());
+        from.run(&["socat", "-u", &format!("OPEN:{}", sent.display()), &target])?;
+        receiver.wait(Duration::from_secs(30))?;
+        ensure!(nginx::sha256(&received)? == expected, "64 MiB from {} arrived damaged", from.name());
+    }
     Ok(())
 }
 

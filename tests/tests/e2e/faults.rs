@@ -14,7 +14,7 @@ use signet_testkit::nginx::{self, Nginx};
 use signet_testkit::pod::PodSpec;
 use signet_testkit::wait;
 
-use crate::connect::Pair;
+use crate::connect::{Pair, allow};
 use crate::{Test, shared};
 
 pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("tcpdump")] =>
@@ -23,6 +23,8 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
     without_its_ca_a_new_workload_waits_and_leaks_nothing,
     an_application_that_does_not_listen_is_a_refusal,
     silent_clients_hurt_nobody,
+    a_broken_manifest_is_named_and_leaves_the_rest_in_force,
+    an_uninstalled_engine_leaves_no_pin_and_no_capture,
 );
 
 pub(crate) const SLOW_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("nginx"), Need::Program("curl")] =>
@@ -44,8 +46,8 @@ fn a_killed_engine_fails_closed_and_resumes_after_its_restart() -> Result<()> {
     mesh.n1.wait_ready()?;
     mesh.settle(&[&pair.client])?;
     pair.client.dial(&pair.v4(), &[])?.answered().context("after the restart")?;
-    // The other node's engine, and so inbound: the same.
-    mesh.n2.kill_engine()?;
+    // The other node's engine, and so inbound, and with a proper shutdown: the same.
+    mesh.n2.stop_engine()?;
     pair.client.dial(&pair.v4(), &[])?.refused().context("the server's engine is gone")?;
     mesh.n2.launch_again()?;
     mesh.n2.wait_ready()?;
@@ -128,6 +130,37 @@ fn silent_clients_hurt_nobody() -> Result<()> {
         !matches!(&end, Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)),
         "it was kept for ever"
     );
+    Ok(())
+}
+
+fn a_broken_manifest_is_named_and_leaves_the_rest_in_force() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let pair = Pair::start(&mesh, "broken")?;
+    mesh.apply("broken-policy", &allow("broken", "server", "spiffe://cluster.local/ns/broken/sa/nobody"))?;
+    pair.client.dial(&pair.v4(), &[])?.refused()?;
+    mesh.bed
+        .manifests()
+        .put("broken-policy", "apiVersion: security.istio.io/v1\nkind: [AuthorizationPolicy\n")?;
+    mesh.n2.wait_for_log(&["broken-policy.yaml"]).context("the file is not named")?;
+    pair.client.dial(&pair.v4(), &[])?.refused().context("what the file said last is still in force")?;
+    mesh.bed.manifests().remove("broken-policy")?;
+    wait::until("the policy is gone with its file", Duration::from_secs(10), || {
+        pair.client.dial(&pair.v4(), &[])?.answered().map(drop)
+    })
+}
+
+fn an_uninstalled_engine_leaves_no_pin_and_no_capture() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let pair = Pair::start(&mesh, "uninstall")?;
+    pair.client.dial(&pair.v4(), &[])?.answered()?;
+    for node in mesh.nodes() {
+        node.stop_engine()?;
+        node.uninstall_engine()?;
+        ensure!(node.pins().is_empty(), "left: {:?}", node.pins());
+    }
+    let capture = Capture::start(mesh.n1.host(), "eth0", "uninstalled")?;
+    pair.client.dial(&pair.v4(), &["--text", MARKER])?.answered()?;
+    ensure!(capture.stop()?.contain(MARKER.as_bytes()), "something still stands between them");
     Ok(())
 }
 

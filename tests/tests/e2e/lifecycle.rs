@@ -1,6 +1,6 @@
 //! Workloads come, change and go: what is not ready is denied, and what is gone leaves nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +9,7 @@ use signet_testkit::mesh::{Mesh, rows};
 use signet_testkit::need::Need;
 use signet_testkit::node::Node;
 use signet_testkit::pod::{Enrolment, Pod, PodSpec};
+use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::connect::{Pair, allow};
@@ -19,6 +20,10 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
     a_pod_whose_manifest_comes_late_is_denied_until_then,
     a_successor_on_the_same_address_gets_its_own_identity,
     host_network_workloads_keep_their_own_identities,
+    a_namespaces_label_enrols_its_pods,
+);
+
+pub(crate) const FOOTPRINT_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("bpftool")] =>
     a_deleted_pod_leaves_nothing,
     pods_that_come_and_go_leave_nothing,
 );
@@ -41,6 +46,30 @@ fn a_running_pod_is_enrolled_and_unenrolled() -> Result<()> {
     let left = client.run(&["ss", "-Hltn"])?;
     ensure!(!left.contains(":1500"), "the engine still listens in a pod that left: {left}");
     ensure!(client.run(&["ip", "rule"])?.lines().count() == 3, "an ip rule is left");
+    Ok(())
+}
+
+fn a_namespaces_label_enrols_its_pods() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: labelled, labels: {istio.io/dataplane-mode: ambient}}\n";
+    mesh.bed.manifests().put("namespace-labelled", namespace)?;
+    let client = mesh.n1.pod(PodSpec::new("labelled", "client").enrolment(Enrolment::Inherit))?;
+    let server = mesh.n2.pod(PodSpec::new("labelled", "server").enrolment(Enrolment::Inherit))?;
+    let outside = mesh.n1.pod(PodSpec::new("labelled", "outside").enrolment(Enrolment::OptOut))?;
+    mesh.settle(&[&outside])?;
+    for (node, pod) in [(&mesh.n1, &client), (&mesh.n2, &server)] {
+        wait::until("it is captured", Duration::from_secs(10), || {
+            let view = node.signet(&["workloads"])?;
+            let row = rows(&view).find(|row| row["uid"].as_str().is_some_and(|uid| uid.ends_with(pod.uid())));
+            ensure!(row.is_some_and(|row| row["state"] == "captured"), "{row:?}");
+            Ok(())
+        })?;
+    }
+    let _serving = server.serve(8080)?;
+    mesh.apply("labelled", &allow("labelled", "server", &client.spiffe_id()))?;
+    let to = format!("{}:8080", server.ipv4());
+    client.dial(&to, &[])?.answered()?;
+    outside.dial(&to, &[])?.refused()?;
     Ok(())
 }
 
@@ -109,7 +138,9 @@ fn host_network_workloads_keep_their_own_identities() -> Result<()> {
 fn a_deleted_pod_leaves_nothing() -> Result<()> {
     let mesh = Mesh::start()?;
     let server = mesh.n2.pod(PodSpec::new("gone", "server"))?;
-    mesh.settle(&[&server])?;
+    // A neighbour that stays: with it, what the node needs once for all its pods is there before.
+    let neighbour = mesh.n1.pod(PodSpec::new("gone", "neighbour"))?;
+    mesh.settle(&[&server, &neighbour])?;
     let _serving = server.serve(8080)?;
     let before = Footprint::of(&mesh.n1)?;
     let client = mesh.n1.pod(PodSpec::new("gone", "client"))?;
@@ -129,7 +160,8 @@ fn pods_that_come_and_go_leave_nothing() -> Result<()> {
     };
     let mesh = Mesh::start()?;
     let server = mesh.n2.pod(PodSpec::new("churn", "server"))?;
-    mesh.settle(&[&server])?;
+    let neighbour = mesh.n1.pod(PodSpec::new("churn", "neighbour"))?;
+    mesh.settle(&[&server, &neighbour])?;
     let _serving = server.serve(8080)?;
     let to = format!("{}:8080", server.ipv4());
     let before = Footprint::of(&mesh.n1)?;
@@ -148,28 +180,29 @@ fn pods_that_come_and_go_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What one node's engine holds: pins, map entries, keys, connections, open files.
+/// What one node holds for its engine, by the kernel's own account and by the engine's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Footprint {
     pins: BTreeSet<String>,
-    map_entries: Vec<(String, u64)>,
+    /// Entries of each pinned map, as `bpftool` dumps them.
+    map_entries: BTreeMap<String, usize>,
+    /// What the engine's descriptors point at, without their numbers.
+    descriptors: BTreeMap<String, usize>,
     certificates: usize,
     connections: usize,
 }
 
 impl Footprint {
     fn of(node: &Node) -> Result<Self> {
-        let metrics = node.metrics()?;
-        let entries = metrics.0.iter().filter(|sample| sample.name == "signet_bpf_map_entries");
-        // The heartbeat and counters are maps too: of constant size, so they do no harm here.
-        let mut map_entries: Vec<_> = entries
-            .map(|sample| (sample.labels.values().cloned().collect::<String>(), sample.value as u64))
-            .collect();
-        map_entries.sort();
-        ensure!(!map_entries.is_empty(), "the engine tells nothing of its maps");
+        wait::until("every SVID is there", Duration::from_secs(10), || {
+            let view = node.signet(&["certificates"])?;
+            ensure!(rows(&view).all(|row| row["status"] == "valid"), "{view}");
+            Ok(())
+        })?;
         Ok(Self {
             pins: node.pins(),
-            map_entries,
+            map_entries: map_entries(node)?,
+            descriptors: descriptors(node.engine_pid()?)?,
             certificates: rows(&node.signet(&["certificates"])?).count(),
             connections: rows(&node.signet(&["connections"])?).count(),
         })
@@ -183,6 +216,34 @@ impl Footprint {
             Ok(())
         })
     }
+}
+
+/// The hash maps; arrays are always full.
+fn map_entries(node: &Node) -> Result<BTreeMap<String, usize>> {
+    let count = |name: &&str| -> Result<(String, usize)> {
+        let pin = node.pins().into_iter().find(|pin| pin.ends_with(*name));
+        let path = node.pin_directory().join(pin.with_context(|| format!("{name} is not pinned"))?);
+        let path = path.to_str().context("a path in UTF-8")?;
+        let text = run(&["bpftool", "-j", "map", "dump", "pinned", path])?;
+        let entries: serde_json::Value = serde_json::from_str(&text).context("bpftool prints JSON")?;
+        Ok(((*name).to_owned(), entries.as_array().map_or(0, Vec::len)))
+    };
+    ["/WORKLOADS", "/FLOWS", "/PORTS"].iter().map(count).collect()
+}
+
+/// Sockets, namespaces, maps, links: kinds, and how many of each.
+fn descriptors(pid: u32) -> Result<BTreeMap<String, usize>> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        let kind = target.to_string_lossy().split(['[', ' ']).next().unwrap_or_default().to_owned();
+        *kinds.entry(kind).or_default() += 1;
+    }
+    Ok(kinds)
+}
+
+fn run(argv: &[&str]) -> Result<String> {
+    stdout(&std::process::Command::new(argv[0]).args(&argv[1..]).output()?)
 }
 
 /// So many pods live at a time.

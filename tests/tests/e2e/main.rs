@@ -48,9 +48,11 @@ const TABLES: &[&[Test]] = &[
     policy::TESTS,
     faults::TESTS,
     lifecycle::TESTS,
+    lifecycle::FOOTPRINT_TESTS,
     hbone::TESTS,
     services::TESTS,
     views::TESTS,
+    connect::BULK_TESTS,
     hbone::ENVOY_TESTS,
     faults::SLOW_TESTS,
     guards::TESTS,
@@ -65,6 +67,6 @@ fn trial(test: &'static Test) -> Trial {
             Trial::test(test.name, || Ok(())).with_ignored_flag(true)
         }
         Some(reason) => Trial::test(test.name, || Err(Failed::from(reason))),
-        None => Trial::test(test.name, || (test.run)().map_err(|error| Failed::from(format!("{error:?}")))),
+        None => Trial::test(test.name, || (test.run)().map_err(|error| Failed::from(format!("{error:#}")))),
     }
 }
