@@ -38,6 +38,11 @@ fn a_visit_ends_where_it_began_even_with_a_panic() {
     let abroad = netns.run(where_am_i).unwrap();
     assert_ne!(abroad, home);
     assert_eq!(where_am_i(), home);
+    let further = new_netns();
+    let visits = || (further.run(where_am_i).unwrap(), where_am_i());
+    let (within, after) = netns.run(visits).unwrap();
+    assert_ne!(within, abroad);
+    assert_eq!((after, where_am_i()), (abroad, home.clone()));
     let panicked = std::panic::catch_unwind(|| netns.run(|| panic!("in the other namespace")));
     assert!(panicked.is_err());
     assert_eq!(where_am_i(), home);

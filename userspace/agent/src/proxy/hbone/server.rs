@@ -153,34 +153,3 @@ const MAX_STREAMS: u32 = 200;
 
 /// Bytes of one request's header list (contracts §2); h2 answers a larger one with 431.
 const MAX_HEADERS: u32 = 64 * 1024;
-
-#[cfg(test)]
-mod tests {
-    use h2::Reason;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_request_that_its_client_gives_up_is_abandoned() {
-        let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let client = tokio::spawn(async move {
-            let (mut send, connection) = h2::client::handshake(theirs).await.unwrap();
-            let driver = tokio::spawn(connection);
-            let connect = Request::connect("10.0.0.1:80").body(()).unwrap();
-            let (_answer, mut stream) = send.send_request(connect, false).unwrap();
-            stream.send_reset(Reason::CANCEL);
-            driver.await.unwrap().unwrap();
-        });
-        let mut server = Server::handshake(ours).await.unwrap();
-        let mut incoming = server.next().await.unwrap().unwrap();
-        let abandoned = async {
-            tokio::select! {
-                error = incoming.abandoned() => error.reason(),
-                _ = server.next() => panic!("there is one request"),
-            }
-        };
-        let reason = tokio::time::timeout(Duration::from_secs(5), abandoned).await;
-        assert_eq!(reason, Ok(Some(Reason::CANCEL)));
-        client.abort();
-    }
-}

@@ -84,6 +84,24 @@ async fn a_request_dropped_unanswered_is_reset() {
     assert!(refused.as_ref().is_err_and(h2::Error::is_reset), "{refused:?}");
 }
 
+#[tokio::test]
+async fn a_request_that_its_client_gives_up_is_abandoned() {
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (mut client, connection) = h2::client::handshake(near).await.unwrap();
+    tokio::spawn(connection);
+    let (_answer, mut stream) = client.send_request(connect("10.0.0.2:8080"), false).unwrap();
+    stream.send_reset(Reason::CANCEL);
+    let mut server = Server::handshake(far).await.unwrap();
+    let mut incoming = within(server.next()).await.unwrap().unwrap();
+    let abandoned = async {
+        tokio::select! {
+            error = incoming.abandoned() => error.reason(),
+            _ = server.next() => panic!("there is one request"),
+        }
+    };
+    assert_eq!(within(abandoned).await, Some(Reason::CANCEL));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_given_up() {
     let (mut near, far) = tokio::io::duplex(PIPE);
