@@ -22,6 +22,7 @@ use crate::config::{self, Ca, Config, Source};
 use crate::discovery::{DiscoveryOptions, Files};
 use crate::drain::{Drain, Watch};
 use crate::kernel::{self, CaptureOptions, Kernel, KernelError};
+use crate::net;
 use crate::proxy;
 use crate::proxy::connections::Connections;
 use crate::proxy::hbone::Pool;
@@ -40,6 +41,10 @@ use self::proxies::Proxies;
 pub async fn run(config_path: &Path) -> Result<()> {
     let config = Config::read(config_path)?;
     init_log(&config)?;
+    match net::raise_open_files() {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "cannot raise the limit of open files: connections beyond it will wait"),
+    }
     let mut stop = Stop::listen()?;
     let (drain, watch) = Drain::new();
     let mut engine = Engine::start(&config, watch).await?;

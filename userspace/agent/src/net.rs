@@ -4,6 +4,7 @@
 //! namespace and makes it ready for [`dial_transparent`]; [`relay()`] joins two [`Leg`]s until both directions have ended.
 //! Nothing here knows whom a connection belongs to, or whether it is allowed: that is decided before it is called.
 
+mod descriptors;
 mod dial;
 mod leg;
 mod listen;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
+pub use descriptors::raise_open_files;
 pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, reset};
 pub use listen::{Listeners, prepare, restore};
