@@ -125,6 +125,21 @@ pub struct Flow {
     pub padding: u32,
 }
 
+impl Flow {
+    /// The same connection as its other end names it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            ..self
+        }
+    }
+}
+
 /// `REDIRECTED`, the storage of a redirected socket: what the close must take back. Freed with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

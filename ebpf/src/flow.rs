@@ -4,11 +4,12 @@
 //! record is there before the engine can accept. Every TCP socket that connected or listened passes `tcp_set_state` to
 //! `TCP_CLOSE` before it is freed or becomes a TIME_WAIT bucket (net/ipv4/tcp.c `tcp_done`, net/ipv4/tcp_minisocks.c
 //! `tcp_time_wait`): refused, unanswered, reset and passively closed connections all end there. So entries end exactly,
-//! and no map needs to forget.
+//! and no map needs to forget. One close is too early: a client that writes and goes is taken from FIN_WAIT2 before the
+//! engine may have accepted. Its record is left to the engine's end of the connection, whose close is watched too.
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock,
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
@@ -30,7 +31,8 @@ pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, sk),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(&ctx, sk),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(sk),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB if is_engines_end(&ctx) => watch_close(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(&ctx, sk),
         _ => {}
     }
     DONE
@@ -101,9 +103,14 @@ fn claim(owner: &mut PortOwner, cgroup: u64) {
 }
 
 #[inline(always)]
-fn close(sk: *mut bpf_sock) {
-    if let Some(record) = REDIRECTED.of(sk) {
-        // An error means that signetd has removed it with its workload.
+fn close(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    // Removing what is not there is an error that says nothing: the other end, or signetd, came first.
+    if is_engines_end(ctx) {
+        let _ = FLOWS.remove(flow(ctx).reversed());
+    }
+    if ctx.arg(0) != BPF_TCP_FIN_WAIT2
+        && let Some(record) = REDIRECTED.of(sk)
+    {
         let _ = FLOWS.remove(record.flow);
     }
     if let Some(bound) = BOUND.of(sk)
@@ -123,6 +130,13 @@ fn release(port: signet_common::abi::Port) {
     if owner.listeners == 0 && owner.found == 0 {
         let _ = PORTS.remove(port);
     }
+}
+
+/// Whether this is a connection that the engine accepted.
+#[inline(always)]
+fn is_engines_end(ctx: &SockOpsContext) -> bool {
+    // SAFETY: the kernel passes a valid context.
+    unsafe { read!(ctx.ops, local_port) == u32::from(OUTBOUND_PORT) }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 //! | `HEARTBEAT` | signetd | `caller` | never |
 //! | `WORKLOADS` | signetd | `caller` | signetd removes it |
 //! | `REDIRECTED` | `connect`, `flow` | `flow`, `peername` | with its socket |
-//! | `FLOWS` | `flow` | `peername`, signetd | when its socket closes; signetd removes a gone workload's |
+//! | `FLOWS` | `flow` | `peername`, signetd | when the connection ends; signetd removes a gone workload's, and all when it starts |
 //! | `BOUND` | `bind`, `flow` | `flow` | with its socket |
 //! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | when the last listener closes; signetd removes a gone workload's |
 //! | `LISTENERS` | signetd, one map per namespace | `steer` | when the listener closes |

@@ -16,7 +16,8 @@
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub use preflight::{Finding, preflight};
 
 use maps::Maps;
 use object::{Loader, Pins};
-use programs::CGROUP_PROGRAMS;
+use link::AttachType;
+use programs::{CGROUP_PROGRAMS, SOCK_OPS};
 
 /// What capture needs to know, from `config`.
 #[derive(Clone, Debug)]
@@ -129,6 +131,8 @@ pub struct Kernel {
     config: Config,
     origins: Origins,
     heartbeat: Array<MapData, u64>,
+    /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
+    own_link: Option<OwnedFd>,
     events: JoinHandle<()>,
 }
 
@@ -148,7 +152,8 @@ impl Kernel {
         pins.prepare()?;
         let mut loader = Loader::new(&pins)?;
         let mut ebpf = loader.load()?;
-        let maps = Maps::open(&pins)?;
+        let mut maps = Maps::open(&pins)?;
+        maps.clear_flows()?;
         let origins = Origins::open(&pins)?;
         let heartbeat = pins.open("HEARTBEAT")?;
         let config = config(options, &mount)?;
@@ -159,7 +164,7 @@ impl Kernel {
         let events = tokio::spawn(reader.run());
         let options = options.clone();
         let mut kernel =
-            Self { options, mount, pins, loader, ebpf, maps, config, origins, heartbeat, events };
+            Self { options, mount, pins, loader, ebpf, maps, config, origins, heartbeat, own_link: None, events };
         kernel.write_config()?;
         Ok((kernel, receiver))
     }
@@ -169,12 +174,13 @@ impl Kernel {
     /// # Errors
     /// What failed and what to do.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        let root = std::fs::File::open(&self.options.cgroup_root)
+        let root = File::open(&self.options.cgroup_root)
             .map_err(KernelError::file("open the cgroup root", &self.options.cgroup_root))?;
         for (program, link, attach) in CGROUP_PROGRAMS {
             let program = programs::load(&mut self.ebpf, program)?;
             link::put(&self.pins.links().join(link), program.as_fd(), root.as_fd(), attach)?;
         }
+        self.watch_own_sockets()?;
         self.pins.remove_other_versions()?;
         info!(cgroup_root = %self.options.cgroup_root.display(), "capture attached");
         Ok(())
@@ -284,6 +290,20 @@ impl Kernel {
         }
     }
 
+    /// The engine's end of a connection ends its record, so `sock_ops` has to see this process's sockets too.
+    fn watch_own_sockets(&mut self) -> Result<(), KernelError> {
+        let Some(own) = cgroup::own(&self.mount) else { return Ok(()) };
+        if own.starts_with(&self.options.cgroup_root) {
+            return Ok(());
+        }
+        let directory = File::open(&own).map_err(KernelError::file("open the cgroup", &own))?;
+        let program = programs::load(&mut self.ebpf, SOCK_OPS)?;
+        let link = link::create(program.as_fd(), directory.as_fd(), AttachType::SockOps);
+        let error = |source| KernelError::Link { action: "attach", path: own, source };
+        self.own_link = Some(link.map_err(error)?);
+        Ok(())
+    }
+
     fn write_config(&mut self) -> Result<(), KernelError> {
         self.config.pods_root = pods_root(&self.options);
         debug!(config = ?self.config, "capture configured");
@@ -300,7 +320,7 @@ impl Drop for Kernel {
 fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError> {
     Ok(Config {
         pods_root: 0,
-        engine_cgroup: cgroup::own(mount).map_or(0, |id| id.0),
+        engine_cgroup: cgroup::own(mount).map_or(0, |own| inode(&own)),
         engine_timeout: u64::try_from(options.engine_timeout.as_nanos()).unwrap_or(u64::MAX),
         node_netns: netns::own_cookie()?.0,
         deny_unknown: u32::from(options.unknown_pods == UnknownPods::Deny),
@@ -311,7 +331,11 @@ fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError>
 /// The id of the pods' root; 0, which no cgroup has, while there is none.
 fn pods_root(options: &CaptureOptions) -> u64 {
     let path = options.pods_root.as_ref().map(|root| options.cgroup_root.join(root));
-    path.and_then(|path| std::fs::metadata(path).ok()).map_or(0, |meta| meta.ino())
+    path.map_or(0, |path| inode(&path))
+}
+
+fn inode(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.ino())
 }
 
 /// The clock of `bpf_ktime_get_ns`.

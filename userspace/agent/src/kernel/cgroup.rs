@@ -173,11 +173,11 @@ fn parse_mounts(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-/// The cgroup2 id this process itself is in; `None` where it is in none below `mount`.
-pub(super) fn own(mount: &Path) -> Option<CgroupId> {
+/// The cgroup2 directory this process itself is in; `None` where it is in none.
+pub(super) fn own(mount: &Path) -> Option<PathBuf> {
     let lines = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = lines.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(CgroupId(std::fs::metadata(mount.join(path)).ok()?.ino()))
+    Some(mount.join(path))
 }
 
 /// The calling thread's network namespace: the process's own, since no thread stays in another.

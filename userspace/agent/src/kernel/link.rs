@@ -92,7 +92,12 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     bpf_fd(BPF_OBJ_GET, &attr)
 }
 
-fn create(program: BorrowedFd<'_>, target: BorrowedFd<'_>, attach: AttachType) -> io::Result<OwnedFd> {
+/// Attaches a program until the link's descriptor is closed.
+pub(super) fn create(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach: AttachType,
+) -> io::Result<OwnedFd> {
     let mut attr = Attributes::default();
     attr.set_fd(0, program.as_raw_fd());
     attr.set_fd(4, target.as_raw_fd());

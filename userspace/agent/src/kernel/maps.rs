@@ -37,6 +37,11 @@ impl Maps {
         })
     }
 
+    /// Forgets the connections to an engine that is gone: its sockets closed with it.
+    pub(super) fn clear_flows(&mut self) -> Result<(), KernelError> {
+        remove_where(&mut self.flows, |_, _| true).map_err(KernelError::map("clear", "FLOWS"))
+    }
+
     pub(super) fn put_workload(&mut self, workload: &CapturedWorkload) -> Result<(), KernelError> {
         let entry = entry(workload)?;
         self.workloads

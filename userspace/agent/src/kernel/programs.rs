@@ -11,7 +11,7 @@ use super::link::AttachType;
 /// Programs on the cgroup root: name in the object, name of the link's pin, attach type.
 pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 10] = [
     // The record's publisher and the return path first, the rewriting last: no connect is redirected half-way.
-    ("signet_sock_ops", "sock_ops", AttachType::SockOps),
+    (SOCK_OPS, "sock_ops", AttachType::SockOps),
     ("signet_getpeername4", "getpeername4", AttachType::GetPeerName4),
     ("signet_getpeername6", "getpeername6", AttachType::GetPeerName6),
     ("signet_post_bind4", "post_bind4", AttachType::PostBind4),
@@ -23,6 +23,8 @@ pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 10] = [
     ("signet_connect6", "connect6", AttachType::Connect6),
 ];
 
+/// Also for the engine's own sockets.
+pub(super) const SOCK_OPS: &str = "signet_sock_ops";
 /// The programs for network namespaces.
 pub(super) const STEER_POD: &str = "signet_steer_pod";
 /// For the one that the node's workloads share.
@@ -32,17 +34,21 @@ pub(super) const STEER_NODE: &str = "signet_steer_node";
 const TRACEPOINTS: [(&str, &str); 2] =
     [("signet_cgroup_mkdir", "cgroup_mkdir"), ("signet_cgroup_rmdir", "cgroup_rmdir")];
 
-/// Puts one program into the kernel and returns it.
+/// Puts one program into the kernel, if it is not there yet, and returns it.
 pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let program = find(ebpf, name)?;
     let loaded = match program {
-        Program::CgroupSockAddr(p) => p.load().and_then(|()| p.fd()),
-        Program::CgroupSock(p) => p.load().and_then(|()| p.fd()),
-        Program::SockOps(p) => p.load().and_then(|()| p.fd()),
-        Program::SkLookup(p) => p.load().and_then(|()| p.fd()),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
+        Program::SockOps(p) => p.load(),
+        Program::SkLookup(p) => p.load(),
         _ => return Err(KernelError::MissingPart { kind: "program", name }),
     };
-    let fd = loaded.and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
+    let loaded = match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        other => other,
+    };
+    let fd = loaded.and_then(|()| Ok(program.fd()?.as_fd().try_clone_to_owned()?));
     fd.map_err(|e| KernelError::Program { name, source: Box::new(e) })
 }
 

@@ -298,7 +298,8 @@ impl Netns {
     }
 }
 
-fn ip(arguments: &str) {
+/// Runs `ip` in the calling thread's namespace.
+pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
     assert!(status.success(), "ip {arguments}");
 }
