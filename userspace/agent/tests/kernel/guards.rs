@@ -228,6 +228,15 @@ impl Process {
         }
     }
 
+    /// A process of that cgroup in this process's own namespace.
+    pub(crate) fn start_here(cgroup: &Path) -> Self {
+        let here = OwnedFd::from(File::open("/proc/self/ns/net").unwrap());
+        let process =
+            Self::start(cgroup, &Netns { fd: here, cookie: NetnsCookie(0) }, || Ok(((), String::new())));
+        process.said().unwrap();
+        process
+    }
+
     /// What it said, once it has.
     pub(crate) fn said(&self) -> io::Result<String> {
         // Not until the end of the file: a process that another test forked meanwhile has a copy of the pipe's end.

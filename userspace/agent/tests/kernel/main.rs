@@ -7,4 +7,6 @@
 
 mod guards;
 mod inbound;
+mod lifecycle;
 mod outbound;
+mod verdicts;
