@@ -1,7 +1,7 @@
 //! signet-ca: signs the identities of workloads for the nodes they run on.
 //!
 //! It speaks the Istio CA API (`CreateCertificate`), so that ztunnel and istio-agent can ask it as well as `signetd`. A
-//! node proves who it is by a Kubernetes token bound to its pod; it gets an identity only if the [`inventory`] knows a
+//! node proves who it is by a Kubernetes token bound to its pod; it gets an identity only if the `inventory` knows a
 //! workload with that identity on that very node. So a node that is taken over can impersonate its own workloads and no
 //! others.
 //!

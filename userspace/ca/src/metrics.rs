@@ -1,4 +1,7 @@
-//! What the CA counts.
+//! What the CA counts: certificates, refusals by reason, time, and the expiries one wants to be woken for.
+//!
+//! Labels have few values that are known beforehand: no identity, node or address is one, so that a hostile caller cannot
+//! grow the registry. Who got what is in the access log.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,3 +1,5 @@
+//! What a directory says when its files are read one after the other, without a watch.
+
 use std::fs;
 
 use super::*;
