@@ -80,8 +80,12 @@ pub enum FileError {
     /// The directory cannot be listed any more.
     #[error("cannot read the manifest directory: {0}")]
     Directory(io::Error),
-    /// The directory holds too many files.
-    #[error("the manifest directory holds more than {} files", limits::FILES)]
+    /// The directory holds too much.
+    #[error(
+        "the manifest directory holds more than {} files or {} bytes",
+        limits::FILES,
+        limits::DIRECTORY_BYTES
+    )]
     TooMany,
     /// The file cannot be read.
     #[error("{file}: cannot be read: {source}")]

@@ -4,6 +4,8 @@
 pub const FILE_BYTES: usize = 8 * 1024 * 1024;
 /// Files of one directory.
 pub const FILES: usize = 20_000;
+/// Bytes of all files of one directory together.
+pub const DIRECTORY_BYTES: usize = 256 * 1024 * 1024;
 /// Documents of one file, and items of one `List`.
 pub const DOCUMENTS: usize = 50_000;
 /// Nesting of mappings and sequences; the deepest built-in Kubernetes object needs about 20.

@@ -18,15 +18,17 @@ pub(crate) type Scan = Result<BTreeMap<Arc<str>, Result<Vec<u8>, FileError>>, Fi
 /// Reads every manifest file of a directory.
 pub(crate) fn scan(directory: &Path) -> Scan {
     let mut contents = BTreeMap::new();
+    let mut bytes = 0;
     for entry in std::fs::read_dir(directory).map_err(FileError::Directory)? {
         let entry = entry.map_err(FileError::Directory)?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_manifest(name)) else { continue };
         let name: Arc<str> = name.into();
         if let Some(content) = read_file(&name, &entry.path()) {
+            bytes += content.as_ref().map_or(0, Vec::len);
             contents.insert(name, content);
         }
-        if contents.len() > limits::FILES {
+        if contents.len() > limits::FILES || bytes > limits::DIRECTORY_BYTES {
             return Err(FileError::TooMany);
         }
     }
