@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::wait;
+use crate::{testbed, wait};
 
 /// A cgroup; dropping it kills its processes and removes it with all below it.
 #[derive(Debug)]
@@ -21,9 +21,7 @@ impl Cgroup {
     /// # Errors
     /// There is no cgroup2 mount, or this process may not write to it.
     pub fn add(relative: impl AsRef<Path>) -> Result<Self> {
-        let path = mount()?.join(relative);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
-        Ok(Self { path })
+        Self::make(mount()?.join(relative))
     }
 
     /// Makes a cgroup below this one. Its parent's guard removes it too, so it may be forgotten.
@@ -31,7 +29,11 @@ impl Cgroup {
     /// # Errors
     /// This process may not write to it.
     pub fn child(&self, relative: impl AsRef<Path>) -> Result<Self> {
-        let path = self.path.join(relative);
+        Self::make(self.path.join(relative))
+    }
+
+    fn make(path: PathBuf) -> Result<Self> {
+        testbed::proceed();
         fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
         Ok(Self { path })
     }

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
+use crate::testbed;
+
 /// A named network namespace; dropping it deletes the name, and with the last process in it the namespace.
 #[derive(Debug)]
 pub struct Netns {
@@ -23,6 +25,7 @@ impl Netns {
     /// # Errors
     /// `ip` refused: not root, or the name exists.
     pub fn add(name: &str) -> Result<Self> {
+        testbed::proceed();
         ip(None, &format!("netns add {name}"))?;
         let netns = Self { name: name.to_owned() };
         netns.ip("link set lo up")?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wait;
+use crate::{testbed, wait};
 
 /// Where a process runs: a network namespace and a cgroup.
 #[derive(Clone, Debug)]
@@ -26,12 +26,15 @@ impl Place {
     /// the engine takes a new cgroup's network namespace from its first process.
     #[must_use]
     pub fn command(&self, argv: &[&str]) -> Command {
+        testbed::proceed();
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.netns.display()))
             .args(["sh", "-c", "echo 0 >\"$0\" && exec \"$@\""])
             .arg(self.cgroup.join("cgroup.procs"))
             .args(argv)
+            // An error's text says what happened; a panic keeps its backtrace.
+            .env("RUST_LIB_BACKTRACE", "0")
             .stdin(Stdio::null());
         command
     }

@@ -77,6 +77,18 @@ impl Testbed {
         Ok(())
     }
 
+    /// Copies the logs to where `SIGNET_TEST_LOGS` says, if it does.
+    fn save_logs(&self) -> Result<()> {
+        let Some(directory) = std::env::var_os("SIGNET_TEST_LOGS") else { return Ok(()) };
+        let directory = Path::new(&directory).join(&self.name);
+        for path in logs_below(&self.directory)? {
+            let to = directory.join(path.strip_prefix(&self.directory)?);
+            fs::create_dir_all(to.parent().context("a log lies in a directory")?)?;
+            fs::copy(&path, &to).with_context(|| format!("cannot save {}", to.display()))?;
+        }
+        Ok(())
+    }
+
     /// Joins a new host to the link, with addresses of both families.
     ///
     /// # Errors
@@ -108,6 +120,7 @@ impl Testbed {
 
 impl Drop for Testbed {
     fn drop(&mut self) {
+        report(self.save_logs());
         report(remove(&self.name));
         forget_live(&self.name);
     }
@@ -171,6 +184,7 @@ impl Host {
     /// # Errors
     /// The cgroup could not be made.
     pub fn place(&self, unit: &str) -> Result<Place> {
+        proceed();
         let cgroup = self.cgroup.path().join("system").join(unit);
         fs::create_dir_all(&cgroup).with_context(|| format!("cannot make cgroup {}", cgroup.display()))?;
         Ok(Place { netns: self.netns.path(), cgroup })
@@ -274,10 +288,18 @@ fn remove_on_signals() {
         std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             report(runtime.context("no runtime for signals").and_then(|rt| rt.block_on(asked_to_end())));
-            LIVE.lock().expect("no holder panics").iter().for_each(|name| report(remove(name)));
+            // Held until the end: the other threads stop at their next step, see `proceed`.
+            let live = LIVE.lock().expect("no holder panics");
+            // Twice, for what a thread was in the middle of making.
+            live.iter().chain(live.iter()).for_each(|name| report(remove(name)));
             std::process::exit(128 + libc::SIGINT);
         });
     });
+}
+
+/// Called before anything is made that would have to be removed: returns at once, or never, where this process is ending.
+pub(crate) fn proceed() {
+    drop(LIVE.lock().expect("no holder panics"));
 }
 
 async fn asked_to_end() -> Result<()> {
@@ -287,6 +309,19 @@ async fn asked_to_end() -> Result<()> {
         _ = terminate.recv() => (),
     }
     Ok(())
+}
+
+fn logs_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            logs.extend(logs_below(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            logs.push(path);
+        }
+    }
+    Ok(logs)
 }
 
 fn forget_live(name: &str) {
@@ -299,7 +334,8 @@ fn report(result: Result<()>) {
     }
 }
 
-/// Testbeds of this process. Written by [`Testbed`]'s constructor and drop, read when a signal ends the process.
+/// Testbeds of this process. Written by [`Testbed`]'s constructor and drop; read, and then held, when a signal ends the
+/// process.
 static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();

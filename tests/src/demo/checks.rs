@@ -130,6 +130,7 @@ fn rotation(stage: &Stage) -> Result<String> {
 }
 
 fn killed(stage: &Stage) -> Result<String> {
+    get(&stage.frontend, &stage.backend).context("before the kill")?;
     stage.mesh.n1.kill_engine()?;
     let (refusal, packets) = captured(stage, || refused(&stage.frontend, &stage.backend))?;
     nothing_in_clear(stage, &packets)?;

@@ -8,7 +8,7 @@ use signet_testkit::capture::Capture;
 use signet_testkit::mesh::Mesh;
 use signet_testkit::need::Need;
 use signet_testkit::nginx;
-use signet_testkit::pod::{Pod, PodSpec};
+use signet_testkit::pod::{Enrolment, Pod, PodSpec};
 use signet_testkit::probe::Report;
 use signet_testkit::process::{Place, Process, stdout};
 use signet_testkit::wait;
@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
     the_engines_own_ports_refuse_whoever_was_not_captured,
     a_child_cgroup_keeps_the_identity_of_its_pod,
     a_privileged_process_cannot_route_around_the_capture,
+    a_server_outside_the_mesh_is_reached_in_clear,
     udp_passes_and_is_counted,
     udp_is_refused_where_the_node_says_so,
 );
@@ -162,6 +163,26 @@ fn a_privileged_process_cannot_route_around_the_capture() -> Result<()> {
     let report = pair.client.dial(&pair.v4(), &["--text", MARKER])?;
     pair.check(&report, pair.client.ipv4(), &pair.v4())?;
     ensure!(!capture.stop()?.contain(MARKER.as_bytes()), "the payload crossed the link in clear");
+    Ok(())
+}
+
+/// Outside the mesh there is nobody to speak mTLS with: both families pass in clear, under the client's address.
+fn a_server_outside_the_mesh_is_reached_in_clear() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let client = mesh.n1.pod(PodSpec::new("outside", "client"))?;
+    let server = mesh.n2.pod(PodSpec::new("outside", "server").enrolment(Enrolment::OptOut))?;
+    mesh.settle(&[&client, &server])?;
+    let _running = server.serve(8080)?;
+    for (to, ip) in [
+        (format!("{}:8080", server.ipv4()), client.ipv4()),
+        (format!("[{}]:8080", server.ipv6()), client.ipv6()),
+    ] {
+        let report = client.dial(&to, &[])?;
+        let (peer, greeting) = report.answered()?;
+        ensure!(peer.to_string() == to, "the client's getpeername says {peer}");
+        ensure!(greeting.peer.ip().to_string() == ip, "the server saw {greeting:?}");
+    }
+    client.dial(&format!("{}:8081", server.ipv4()), &[])?.refused()?;
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
 );
 
 pub(crate) const SLOW_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("nginx"), Need::Program("curl")] =>
+    a_stopping_engine_lets_running_transfers_finish,
     svids_rotate_under_a_download_and_outlive_a_ca_outage,
     ten_thousand_idle_connections_leave_room_for_others,
 );
@@ -102,6 +103,27 @@ fn without_its_ca_a_new_workload_waits_and_leaks_nothing() -> Result<()> {
     wait::until("the CA is back, and so is the traffic", Duration::from_secs(40), || {
         pair.client.dial(&pair.v4(), &[])?.answered().map(drop)
     })
+}
+
+/// SIGTERM, as at an upgrade: what runs may finish, what is new is refused.
+fn a_stopping_engine_lets_running_transfers_finish() -> Result<()> {
+    let mesh = Mesh::start()?;
+    let pair = Pair::start(&mesh, "drain")?;
+    let web = Nginx::start(&pair.server, "page\n")?;
+    let expected = web.put_noise("noise", 8)?;
+    let file = pair.client.directory()?.join("noise");
+    let url = format!("http://{}/noise", pair.server.ipv4());
+    let path = file.to_str().context("UTF-8")?;
+    let mut transfer = pair.client.spawn("curl", &["curl", "-sS", "--limit-rate", "4M", "-o", path, &url])?;
+    wait::until("the transfer runs", Duration::from_secs(10), || {
+        ensure!(std::fs::metadata(&file)?.len() > 0, "nothing has arrived");
+        Ok(())
+    })?;
+    mesh.n1.stop_engine()?;
+    let status = transfer.wait(Duration::from_secs(20))?;
+    ensure!(status.success() && nginx::sha256(&file)? == expected, "curl ended with {status}");
+    pair.client.dial(&pair.v4(), &[])?.refused()?;
+    Ok(())
 }
 
 fn an_application_that_does_not_listen_is_a_refusal() -> Result<()> {

@@ -40,8 +40,13 @@ fn a_running_pod_is_enrolled_and_unenrolled() -> Result<()> {
     client.enrol(Enrolment::Ambient)?;
     mesh.settle(&[&client])?;
     client.dial(&to, &[])?.answered().context("enrolled")?;
+    let mut running = client.hold(&to)?;
     client.enrol(Enrolment::OptOut)?;
     mesh.settle(&[&client])?;
+    running
+        .wait_for_line(&["ended"], Duration::from_secs(10))
+        .context("a connection outlived its identity")?;
+    running.wait(Duration::from_secs(5))?;
     client.dial(&to, &[])?.refused().context("outside the mesh again")?;
     let left = client.run(&["ss", "-Hltn"])?;
     ensure!(!left.contains(":1500"), "the engine still listens in a pod that left: {left}");

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use signet_testkit::mesh::Mesh;
 use signet_testkit::need::Need;
 use signet_testkit::pod::{Enrolment, Pod, PodSpec};
-use signet_testkit::process::Process;
+use signet_testkit::probe::Report;
+use signet_testkit::process::{Process, stdout};
 use signet_testkit::wait;
 
 use crate::connect::{Pair, allow};
@@ -110,6 +111,11 @@ fn strict_refuses_clear_text_and_permissive_serves_it() -> Result<()> {
     outside.dial(&scene.to(8080), &[])?.refused().context("STRICT")?;
     scene.client.dial(&scene.to(8080), &[])?.answered().context("mTLS under STRICT")?;
     mesh.n2.wait_for_log(&["PeerAuthentication strict/strict"])?;
+    // The server's own node is no exception.
+    let probe = signet_testkit::binaries::path("signet-probe")?;
+    let argv = [probe.to_str().context("UTF-8")?, "dial", &scene.to(8080)];
+    let report: Report = serde_json::from_str(&stdout(&mesh.n2.host().place("stranger")?.exec(&argv)?)?)?;
+    report.refused().context("a process of the server's node")?;
     Ok(())
 }
 
