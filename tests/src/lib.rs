@@ -4,6 +4,7 @@
 //! ordinary clients and servers next to them, and looks at what comes out. Everything that must end is a guard, and a
 //! whole [`testbed::Testbed`] can be removed by its name alone. See `tests/README.md` for how to write a test.
 
+pub mod bench;
 pub mod binaries;
 pub mod ca;
 pub mod capture;

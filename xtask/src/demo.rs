@@ -1,12 +1,12 @@
 //! `cargo xtask demo`: builds what is missing and hands over to `signet-demo`, which is part of the test kit.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::setup::{self, Purpose};
-use crate::{build, test, workspace};
+use crate::{build, step, test, workspace};
 
 /// Options of `demo`.
 #[derive(Args, Clone, Copy)]
@@ -31,11 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         prepare()?;
     }
     let program = workspace::binaries(false).join("signet-demo");
-    let mut command = Command::new(&program);
-    let flags = [("--json", options.json), ("--keep", options.keep), ("--down", options.down)];
-    command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
-    let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    step::hand_over(&program, &[("--json", options.json), ("--keep", options.keep), ("--down", options.down)])
 }
 
 fn prepare() -> Result<()> {

@@ -1,9 +1,10 @@
-//! Signet's commands: `cargo xtask setup | build | demo | test | check`.
+//! Signet's commands: `cargo xtask setup | build | demo | test | bench | check`.
 //!
 //! One module per command. Whatever a command finds missing it installs through [`setup`], saying so first, so that on a
 //! fresh machine `cargo xtask demo` and `cargo xtask test` need nothing before them. Nothing is written outside
 //! `target/` except by apt and rustup.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -34,6 +35,8 @@ enum Command {
     Build(build::Options),
     /// Two nodes, three pods, real mTLS: show it step by step, with evidence
     Demo(demo::Options),
+    /// What mTLS between two nodes costs on this machine, compared with none
+    Bench(bench::Options),
     /// Run every test that this machine can run, and list the ones it cannot
     Test(test::Options),
     /// rustfmt, clippy, rustdoc, cargo-deny and the floor table
@@ -55,6 +58,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Setup(options) => setup::run(options),
         Command::Build(options) => build::run(options),
         Command::Demo(options) => demo::run(options),
+        Command::Bench(options) => bench::run(options),
         Command::Test(options) => test::run(options),
         Command::Check => check::run(),
     }

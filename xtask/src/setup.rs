@@ -35,6 +35,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Run every test
     Test,
+    /// Measure
+    Bench,
     /// Run the checks
     Check,
     /// All of it

@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{iter, thread};
@@ -40,6 +40,17 @@ pub(crate) fn inherit(command: &mut Command) -> Result<()> {
         bail!("`{}` ended with {status}", shown(command));
     }
     Ok(())
+}
+
+/// Runs a program of the test kit with the flags that are set; its success is this command's.
+///
+/// # Errors
+/// It could not be started.
+pub(crate) fn hand_over(program: &Path, flags: &[(&str, bool)]) -> Result<ExitCode> {
+    let set = flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag);
+    let status = Command::new(program).args(set).status();
+    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A command's standard output as text; `None` where it cannot be run or does not succeed.

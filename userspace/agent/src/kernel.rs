@@ -15,8 +15,8 @@
 //! | `cgroup`, `netns`, `listening` | cgroup directories, namespace cookies, who listens where |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
-use std::net::IpAddr;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -51,9 +51,9 @@ pub use netns::netns_cookie;
 pub use origins::{Origin, Origins};
 pub use preflight::{Finding, preflight};
 
+use link::AttachType;
 use maps::Maps;
 use object::{Loader, Pins};
-use link::AttachType;
 use programs::{CGROUP_PROGRAMS, SOCK_OPS};
 
 /// What capture needs to know, from `config`.
@@ -163,8 +163,19 @@ impl Kernel {
         programs::trace_cgroups(&mut ebpf)?;
         let events = tokio::spawn(reader.run());
         let options = options.clone();
-        let mut kernel =
-            Self { options, mount, pins, loader, ebpf, maps, config, origins, heartbeat, own_link: None, events };
+        let mut kernel = Self {
+            options,
+            mount,
+            pins,
+            loader,
+            ebpf,
+            maps,
+            config,
+            origins,
+            heartbeat,
+            own_link: None,
+            events,
+        };
         kernel.write_config()?;
         Ok((kernel, receiver))
     }

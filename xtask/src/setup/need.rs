@@ -94,6 +94,7 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
         Purpose::Test => {
             [programs(&FOR_DEMO), programs(&FOR_TEST), build(), vec![Need::Venv, Need::Envoy]].concat()
         }
+        Purpose::Bench => [programs(&FOR_BENCH), build()].concat(),
         Purpose::Check => [build(), FOR_CHECK.to_vec()].concat(),
         Purpose::All => [of(Purpose::Test), FOR_CHECK.to_vec()].concat(),
     }
@@ -128,9 +129,15 @@ const VENV_PACKAGE: &str = "python3-venv";
 
 const FOR_BUILD: [Program; 1] = [program("cc", "build-essential", "compiles aws-lc")];
 
+const IP: Program = program("ip", "iproute2", "makes nodes and pods");
+const NSENTER: Program = program("nsenter", "util-linux", "runs programs in pods");
+const IPERF3: Program = program("iperf3", "iperf3", "load");
+
+const FOR_BENCH: [Program; 3] = [IP, NSENTER, IPERF3];
+
 const FOR_DEMO: [Program; 6] = [
-    program("ip", "iproute2", "makes the demo's nodes"),
-    program("nsenter", "util-linux", "runs programs in pods"),
+    IP,
+    NSENTER,
     program("curl", "curl", "the demo's client"),
     program("nginx", "nginx-light", "the demo's server; its service is not started"),
     program("tcpdump", "tcpdump", "captures the link between the nodes"),
@@ -138,7 +145,7 @@ const FOR_DEMO: [Program; 6] = [
 ];
 
 const FOR_TEST: [Program; 5] = [
-    program("iperf3", "iperf3", "load"),
+    IPERF3,
     program("socat", "socat", "raw clients and servers"),
     program("mptcpize", "mptcpize", "opens MPTCP sockets"),
     program("bpftool", "bpftool", "the kernel's own view"),
@@ -157,7 +164,7 @@ mod tests {
     #[test]
     fn all_is_what_every_purpose_needs() {
         let all = of(Purpose::All);
-        for purpose in [Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Check] {
+        for purpose in [Purpose::Build, Purpose::Demo, Purpose::Bench, Purpose::Test, Purpose::Check] {
             assert!(of(purpose).iter().all(|need| all.contains(need)), "{purpose:?}");
         }
     }
