@@ -1,4 +1,4 @@
-//! A bare HBONE client (contracts §2): TLS 1.3, ALPN `h2`, one CONNECT. For peers that behave badly on purpose, so it
+//! A bare HBONE client (docs/hbone.md): TLS 1.3, ALPN `h2`, one CONNECT. For peers that behave badly on purpose, so it
 //! checks nothing of the server.
 
 use std::net::SocketAddr;

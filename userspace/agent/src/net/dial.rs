@@ -54,8 +54,8 @@ pub async fn dial_transparent(
     }
 }
 
-/// What every socket of the engine has, accepted or dialled: no Nagle delay, and keepalive as ztunnel sets it (contracts
-/// §2), so that a peer that vanished is noticed within 180 s + 9 · 180 s.
+/// What every socket of the engine has, accepted or dialled: no Nagle delay, and keepalive as ztunnel sets it
+/// (docs/hbone.md), so that a peer that vanished is noticed within 180 s + 9 · 180 s.
 pub(super) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket
@@ -128,7 +128,7 @@ impl SourcePorts {
 
 const LOOPBACK: &[u8] = b"lo";
 
-/// Both the first probe of an idle connection and the pause between probes (contracts §2).
+/// Both the first probe of an idle connection and the pause between probes (docs/hbone.md).
 const KEEPALIVE: Duration = Duration::from_secs(180);
 
 /// Ports below Linux' default `ip_local_port_range` (32768-60999): a client does not pick one of them by itself, so its

@@ -1,4 +1,4 @@
-//! HBONE: HTTP/2 CONNECT over mTLS (contracts §2). Client with pooled connections, and server.
+//! HBONE: HTTP/2 CONNECT over mTLS (docs/hbone.md). Client with pooled connections, and server.
 //!
 //! A [`Tunnel`] is one CONNECT's stream once it is accepted, on either side, and a leg for `net::relay`. Whom to dial,
 //! which identity to expect and whom to answer is decided by the proxies; here it is only carried out. Inner tunnels of
@@ -110,7 +110,7 @@ impl HboneError {
     }
 }
 
-/// Bytes a peer may send on one stream before it is given more (contracts §2, as the next three).
+/// Bytes a peer may send on one stream before it is given more (docs/hbone.md, as the next three).
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The same for all streams of a connection together.

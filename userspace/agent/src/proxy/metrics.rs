@@ -1,4 +1,4 @@
-//! Istio's TCP metrics, under Istio's names and labels (contracts of istio/ztunnel `src/proxy/metrics.rs`).
+//! Istio's TCP metrics, under Istio's names and labels (istio/ztunnel `src/proxy/metrics.rs`).
 //!
 //! One table from label set to five counters, so that a connection looks its labels up once and adds to atomics after
 //! that. The bytes of live connections are moved into the counters at each scrape: there is no timer, and a download of

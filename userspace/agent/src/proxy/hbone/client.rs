@@ -163,7 +163,7 @@ async fn idle(streams: &mut watch::Receiver<usize>) {
     }
 }
 
-/// CONNECT with `:authority` alone (RFC 9113 §8.5) and the headers of contracts §2.
+/// CONNECT with `:authority` alone (RFC 9113 §8.5) and the headers of docs/hbone.md.
 fn head(request: &ConnectRequest) -> Result<Request<()>, HboneError> {
     let mut head = Request::new(());
     *head.method_mut() = Method::CONNECT;
@@ -198,10 +198,10 @@ fn settings() -> h2::client::Builder {
     settings
 }
 
-/// Tunnels we open on one connection (contracts §2); the peer may allow fewer.
+/// Tunnels we open on one connection (docs/hbone.md); the peer may allow fewer.
 const MAX_STREAMS: usize = 100;
 
-/// Bytes of one response's header list (contracts §2).
+/// Bytes of one response's header list (docs/hbone.md).
 const MAX_HEADERS: u32 = 16 * 1024;
 
 /// How long a connection without tunnels is kept.

@@ -42,8 +42,8 @@ impl Keepalive {
     }
 }
 
-/// Between an answer and the next ping (contracts §2).
+/// Between an answer and the next ping (docs/hbone.md).
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long an answer may take (contracts §2).
+/// How long an answer may take (docs/hbone.md).
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);

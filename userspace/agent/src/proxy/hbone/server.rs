@@ -148,8 +148,8 @@ fn settings() -> h2::server::Builder {
     settings
 }
 
-/// Tunnels a client may have open on one connection (contracts §2).
+/// Tunnels a client may have open on one connection (docs/hbone.md).
 const MAX_STREAMS: u32 = 200;
 
-/// Bytes of one request's header list (contracts §2); h2 answers a larger one with 431.
+/// Bytes of one request's header list (docs/hbone.md); h2 answers a larger one with 431.
 const MAX_HEADERS: u32 = 64 * 1024;
