@@ -168,14 +168,29 @@ pub struct Port {
 pub struct PortOwner {
     /// The enrolled workload's cgroup.
     pub cgroup: u64,
-    /// Its listening sockets that the kernel saw and will see closing.
-    pub listeners: u32,
+    /// Its listening sockets that the kernel saw and will see closing. Counted by atomic addition; the entry stays when it
+    /// falls to 0, since removing it could meet the next listener.
+    pub listeners: u64,
     /// Not 0: found listening at enrolment, by signetd; nobody sees these sockets closing.
     pub found: u32,
     /// Not 0: sockets of two workloads listen here, so nobody can say whose a connection is.
     pub contested: u32,
-    /// Always 0.
-    pub padding: u32,
+}
+
+impl PortOwner {
+    /// Whether a socket listens there, as far as is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_listening(&self) -> bool {
+        self.listeners != 0 || self.found != 0
+    }
+
+    /// The cgroup whose connection one to this port is, where that can be said.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sole(&self) -> Option<u64> {
+        if self.is_listening() && self.contested == 0 { Some(self.cgroup) } else { None }
+    }
 }
 
 /// `BOUND`, the storage of a bound socket of a hostNetwork workload. Freed with the socket.

@@ -6,7 +6,7 @@
 use crate::decision::{Decision, Fault, Reason, Verdict};
 
 const REASONS: u32 = 14;
-const FAULTS: u32 = 6;
+const FAULTS: u32 = 7;
 const VERDICT_BASE: u32 = 0;
 const FAULT_BASE: u32 = VERDICT_BASE + 3 * REASONS;
 const UNPROTECTED_BASE: u32 = FAULT_BASE + FAULTS;
@@ -80,6 +80,7 @@ pub const FAULT_LABELS: [(u32, &str); FAULTS as usize] = [
     (of_fault(Fault::ListenerGone), "listener_gone"),
     (of_fault(Fault::ListenerUnfit), "listener_unfit"),
     (of_fault(Fault::PortNotRecorded), "port_not_recorded"),
+    (of_fault(Fault::Diverted), "diverted"),
 ];
 
 /// `signet_unprotected_sockets_total`: slot, `protocol`, `action`.

@@ -130,6 +130,9 @@ pub enum Fault {
     ListenerUnfit = 4,
     /// A listening port could not be entered (`PORTS` is full): its SYNs are not steered to the engine.
     PortNotRecorded = 5,
+    /// A packet of a redirected socket was on its way out of the namespace: its owner has changed the namespace's routes
+    /// or address translation.
+    Diverted = 6,
 }
 
 /// What a connect of `caller` to `destination` may do.
@@ -175,7 +178,8 @@ pub const fn on_fault(fault: Fault) -> Verdict {
         | Fault::BoundToDevice
         | Fault::FlowNotPublished
         | Fault::ListenerGone
-        | Fault::ListenerUnfit => Verdict::Deny,
+        | Fault::ListenerUnfit
+        | Fault::Diverted => Verdict::Deny,
         // `sock_ops` cannot refuse a `listen`. `PORTS` is preallocated with a slot for every port of the one namespace
         // it is about, so this is a fault of the map, not of load.
         Fault::PortNotRecorded => Verdict::Bypass,
@@ -234,7 +238,8 @@ mod tests {
     use super::*;
 
     const DESTINATIONS: [Destination; 3] = [Destination::LocalHost, Destination::Own, Destination::Elsewhere];
-    const FAULTS_OF_CONNECTIONS: [Fault; 5] = [
+    const FAULTS_OF_CONNECTIONS: [Fault; 6] = [
+        Fault::Diverted,
         Fault::OriginNotRecorded,
         Fault::BoundToDevice,
         Fault::FlowNotPublished,

@@ -18,4 +18,4 @@ pub mod decision;
 
 /// Changes with every layout in [`abi`] and every index in [`counter`]. It names the directory the maps are pinned in,
 /// so programs and maps of two versions never meet.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

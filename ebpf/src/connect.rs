@@ -149,7 +149,7 @@ fn is_its_own_port(ctx: &SockAddrContext, current: &Current, workload: &Workload
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
     // SAFETY: fields are single aligned words.
     unsafe { PORTS.get(Port { netns, port, padding: [0; 3] }) }
-        .is_some_and(|owner| owner.cgroup == current.cgroup && owner.contested == 0)
+        .is_some_and(|owner| owner.sole() == Some(current.cgroup))
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use signet_common::abi::{Flow, OUTBOUND_PORT, PortOwner};
+use signet_common::abi::{Flow, OUTBOUND_PORT, Port, PortOwner};
 use signet_common::decision::Fault;
 
 use crate::maps::{BOUND, FLOWS, PORTS, REDIRECTED, Storage, fault, of_family, read, words};
@@ -82,8 +82,7 @@ fn listen(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     // An error means that there is an entry already.
     let _ = PORTS.insert(bound.port, owner, BPF_NOEXIST.into());
     match PORTS.get_ptr_mut(bound.port) {
-        // SAFETY: the entry stays valid for this program's run; the fields are single aligned words.
-        Some(owner) => claim(unsafe { &mut *owner }, bound.cgroup),
+        Some(owner) => claim(owner, bound.cgroup),
         None => {
             fault(Fault::PortNotRecorded);
         }
@@ -93,13 +92,16 @@ fn listen(ctx: &SockOpsContext, sk: *mut bpf_sock) {
 /// Enters a listener of `cgroup`. Whom nobody listens for any more gives way; two at once (`SO_REUSEPORT` across
 /// workloads) make the port nobody's.
 #[inline(always)]
-fn claim(owner: &mut PortOwner, cgroup: u64) {
-    if owner.cgroup != cgroup {
-        owner.contested = u32::from(owner.listeners != 0);
-        owner.cgroup = cgroup;
-        owner.found = 0;
+fn claim(owner: *mut PortOwner, cgroup: u64) {
+    // SAFETY: the entry stays valid for this program's run; the fields are single aligned words.
+    unsafe {
+        if (*owner).cgroup != cgroup {
+            (*owner).contested = u32::from((*owner).listeners != 0);
+            (*owner).cgroup = cgroup;
+            (*owner).found = 0;
+        }
+        add(&raw mut (*owner).listeners, 1);
     }
-    owner.listeners += 1;
 }
 
 #[inline(always)]
@@ -122,14 +124,24 @@ fn close(ctx: &SockOpsContext, sk: *mut bpf_sock) {
 }
 
 #[inline(always)]
-fn release(port: signet_common::abi::Port) {
-    let Some(owner) = PORTS.get_ptr_mut(port) else { return };
-    // SAFETY: as in `listen`.
-    let owner = unsafe { &mut *owner };
-    owner.listeners = owner.listeners.saturating_sub(1);
-    if owner.listeners == 0 && owner.found == 0 {
-        let _ = PORTS.remove(port);
+fn release(port: Port) {
+    if let Some(owner) = PORTS.get_ptr_mut(port) {
+        // SAFETY: as in `claim`.
+        unsafe { add(&raw mut (*owner).listeners, -1) };
     }
+}
+
+/// Adds atomically. The target has the instruction, `core` does not offer it there (it has no compare-and-swap on the
+/// oldest processor version).
+///
+/// # Safety
+/// `counter` points into a map's value and is aligned.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, what: i64) {
+    // SAFETY: one read-modify-write of the caller's word.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) what, options(nostack))
+    };
 }
 
 /// Whether this is a connection that the engine accepted.

@@ -6,6 +6,7 @@
 //! | `peername` | cgroup `getpeername4/6` | gives a redirected socket its original destination back |
 //! | `flow` | `sock_ops` | publishes flow → origin, takes it back at the close; counts listeners |
 //! | `bind` | cgroup `post_bind4/6` | marks the sockets of hostNetwork workloads with their owner |
+//! | `egress` | cgroup `skb/egress` | drops what was redirected and leaves another way |
 //! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
 //! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners |
 //! | `cgroups` | BTF tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
@@ -14,11 +15,13 @@
 //! 6.1 lacks. There is no BPF LSM program: many kernels do not enable it.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod bind;
 mod caller;
 mod cgroups;
 mod connect;
+mod egress;
 mod flow;
 mod maps;
 mod peername;

@@ -5,10 +5,10 @@
 //! | `CONFIG` | signetd | all | never |
 //! | `HEARTBEAT` | signetd | `caller` | never |
 //! | `WORKLOADS` | signetd | `caller` | signetd removes it |
-//! | `REDIRECTED` | `connect`, `flow` | `flow`, `peername` | with its socket |
+//! | `REDIRECTED` | `connect`, `flow` | `egress`, `flow`, `peername` | with its socket |
 //! | `FLOWS` | `flow` | `peername`, signetd | when the connection ends; signetd removes a gone workload's, and all when it starts |
 //! | `BOUND` | `bind`, `flow` | `flow` | with its socket |
-//! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | when the last listener closes; signetd removes a gone workload's |
+//! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | signetd removes a gone workload's |
 //! | `LISTENERS` | signetd, one map per namespace | `steer` | when the listener closes |
 //! | `TOLD` | `caller` | `caller` | least recently used |
 //! | `COUNTERS` | all | signetd | never |

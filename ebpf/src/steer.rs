@@ -7,7 +7,7 @@
 
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use signet_common::abi::Port;
+use signet_common::abi::{Port, PortOwner};
 use signet_common::decision::{self, Fault, Syn, Verdict};
 
 use crate::maps::{LISTENERS, PORTS, config, counted, fault, of_family, read, words};
@@ -17,7 +17,7 @@ const DROP: u32 = 0;
 const ENOENT: i32 = 2;
 const IPPROTO_TCP: u32 = 6;
 /// The loopback device's index in every namespace (include/net/flow.h `LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// For a pod's own namespace: everything is steered.
 #[sk_lookup]
@@ -30,7 +30,9 @@ pub fn signet_steer_pod(ctx: SkLookupContext) -> u32 {
 pub fn signet_steer_node(ctx: SkLookupContext) -> u32 {
     steer(&ctx, |port| {
         let netns = config().map_or(0, |c| c.node_netns);
-        Some(PORTS.get_ptr(Port { netns, port, padding: [0; 3] }).is_some())
+        // SAFETY: fields are single aligned words.
+        let owner = unsafe { PORTS.get(Port { netns, port, padding: [0; 3] }) };
+        Some(owner.is_some_and(PortOwner::is_listening))
     })
 }
 

@@ -148,6 +148,7 @@ impl Kernel {
         options: &CaptureOptions,
     ) -> Result<(Self, tokio::sync::mpsc::Receiver<KernelEvent>), KernelError> {
         let mount = cgroup2_mount().ok_or(KernelError::NoCgroup2)?;
+        let root = below(&mount, &options.cgroup_root)?;
         let pins = Pins::new(&options.pin_root);
         pins.prepare()?;
         let mut loader = Loader::new(&pins)?;
@@ -157,7 +158,6 @@ impl Kernel {
         let origins = Origins::open(&pins)?;
         let heartbeat = pins.open("HEARTBEAT")?;
         let config = config(options, &mount)?;
-        let root = options.cgroup_root.strip_prefix(&mount).unwrap_or(Path::new("")).to_owned();
         let (reader, receiver) = events::Reader::open(&pins, root)?;
         // Before the maps are filled: a pod that starts meanwhile waits in the ring.
         programs::trace_cgroups(&mut ebpf)?;
@@ -337,6 +337,12 @@ fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError>
         deny_unknown: u32::from(options.unknown_pods == UnknownPods::Deny),
         deny_unprotected: u32::from(options.unprotected == Unprotected::Deny),
     })
+}
+
+/// The cgroup root relative to the mount, as the kernel's paths begin.
+fn below(mount: &Path, root: &Path) -> Result<PathBuf, KernelError> {
+    let relative = root.strip_prefix(mount).map(Path::to_owned);
+    relative.map_err(|_| KernelError::OutsideCgroup2 { root: root.to_owned(), mount: mount.to_owned() })
 }
 
 /// The id of the pods' root; 0, which no cgroup has, while there is none.

@@ -26,6 +26,14 @@ pub enum KernelError {
     /// No cgroup2 file system is mounted.
     #[error("no cgroup2 mount in /proc/self/mounts: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)")]
     NoCgroup2,
+    /// The cgroup root is elsewhere.
+    #[error("the cgroup root {} is not below the cgroup2 mount {}: correct capture.cgroupRoot", root.display(), mount.display())]
+    OutsideCgroup2 {
+        /// `capture.cgroupRoot`.
+        root: PathBuf,
+        /// Where cgroup2 is mounted.
+        mount: PathBuf,
+    },
     /// bpffs cannot be mounted.
     #[error("cannot mount bpffs at {path}: {source}; mount it there, or run with CAP_SYS_ADMIN", path = path.display())]
     MountBpffs {

@@ -16,6 +16,7 @@ use super::error::KernelError;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttachType {
+    Egress = 1,
     SockCreate = 2,
     SockOps = 3,
     Connect4 = 10,

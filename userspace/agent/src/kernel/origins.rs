@@ -49,7 +49,7 @@ impl Origins {
     #[must_use]
     pub fn port_owner(&self, netns: NetnsCookie, port: u16) -> Option<CgroupId> {
         let owner = found("PORTS", self.maps.ports.get(&port_key(netns, port), 0))?;
-        (owner.contested == 0).then_some(CgroupId(owner.cgroup))
+        owner.sole().map(CgroupId)
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::KernelError;
 use super::link::AttachType;
 
 /// Programs on the cgroup root: name in the object, name of the link's pin, attach type.
-pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 10] = [
+pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 11] = [
     // The record's publisher and the return path first, the rewriting last: no connect is redirected half-way.
     (SOCK_OPS, "sock_ops", AttachType::SockOps),
     ("signet_getpeername4", "getpeername4", AttachType::GetPeerName4),
@@ -19,6 +19,7 @@ pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 10] = [
     ("signet_sock_create", "sock_create", AttachType::SockCreate),
     ("signet_sendmsg4", "sendmsg4", AttachType::SendMsg4),
     ("signet_sendmsg6", "sendmsg6", AttachType::SendMsg6),
+    ("signet_egress", "egress", AttachType::Egress),
     ("signet_connect4", "connect4", AttachType::Connect4),
     ("signet_connect6", "connect6", AttachType::Connect6),
 ];
@@ -39,6 +40,7 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kerne
     let program = find(ebpf, name)?;
     let loaded = match program {
         Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
         Program::CgroupSock(p) => p.load(),
         Program::SockOps(p) => p.load(),
         Program::SkLookup(p) => p.load(),

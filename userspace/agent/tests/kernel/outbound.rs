@@ -87,6 +87,14 @@ fn stream_socket(to: SocketAddr, protocol: Option<Protocol>) -> io::Result<Socke
     Socket::new(Domain::for_address(to), Type::STREAM, protocol)
 }
 
+/// Begins a connect without waiting for its end.
+fn begin(to: SocketAddr) -> io::Result<(Socket, String)> {
+    let socket = stream_socket(to, None)?;
+    socket.set_nonblocking(true)?;
+    let _ = socket.connect(&to.into());
+    Ok((socket, String::new()))
+}
+
 #[test]
 fn a_non_blocking_connect_is_captured() {
     require_root_and_ebpf!();
@@ -229,6 +237,28 @@ fn a_connect_straight_to_the_engine_has_no_record() {
 }
 
 #[test]
+fn a_process_that_routes_the_engine_away_reaches_nobody() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let pod = node.pod("web");
+    let outside = pod.netns.wire();
+    let impostor = outside.listen("0.0.0.0:15001");
+    node.enrol(&pod);
+    // 127.0.0.1 is now at the other end of the wire, and answers.
+    outside.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/wire0/route_localnet", "1")).unwrap();
+    pod.netns.enter(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/pod0/route_localnet", "1").unwrap();
+        ip("route del local 127.0.0.1 table local");
+        ip("route del local 127.0.0.0/8 table local");
+        ip("route add 127.0.0.1/32 via 10.77.0.2 dev pod0");
+    });
+    let _waiting = Process::start(&pod.cgroup, &pod.netns, || begin(socket_address("10.9.9.9:80")));
+    eventually("a packet was dropped", || node.metric("signet_capture_faults_total{fault=\"diverted\"}") > 0);
+    impostor.set_nonblocking(true).unwrap();
+    assert_eq!(impostor.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn every_connection_takes_its_record_with_it() {
     require_root_and_ebpf!();
     let mut node = Node::start();
@@ -297,13 +327,7 @@ fn a_refused_and_an_abandoned_connect_leave_no_record() {
     eventually("the refused one is gone", || node.metric(flows) == 0);
     // Loopback is down, so the SYN is never answered, and the process gives up.
     pod.netns.enter(|| ip("link set lo down"));
-    let abandoned = Process::start(&pod.cgroup, &pod.netns, || {
-        let to = socket_address("10.9.9.9:80");
-        let socket = stream_socket(to, None)?;
-        socket.set_nonblocking(true)?;
-        let _ = socket.connect(&to.into());
-        Ok((socket, String::new()))
-    });
+    let abandoned = Process::start(&pod.cgroup, &pod.netns, || begin(socket_address("10.9.9.9:80")));
     abandoned.said().unwrap();
     drop(abandoned);
     eventually("the abandoned one is gone", || node.metric(flows) == 0);
