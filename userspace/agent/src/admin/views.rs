@@ -244,7 +244,7 @@ fn authentication_view(policy: &PeerAuthentication, root: &str) -> PolicyView {
         selector: policy.selector.clone(),
         effect: upper(&policy.mode),
         dry_run: false,
-        warnings: Vec::new(),
+        warnings: policy.warnings.clone(),
         spec: serde_json::to_value(policy).unwrap_or_default(),
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn convert(
             Some(Event::Authorization(Box::new(authorization::policy(document)?)))
         }
         ("security.istio.io", "PeerAuthentication") => {
-            Some(Event::PeerAuthentication(Box::new(peer_authentication::policy(document)?)))
+            let root = &surroundings.options.root_namespace;
+            Some(Event::PeerAuthentication(Box::new(peer_authentication::policy(document, root)?)))
         }
         _ => None,
     })
@@ -40,7 +41,7 @@ pub(crate) fn failsafe(document: &Document, error: &DocumentError) -> Option<Eve
         return Some(Event::Authorization(Box::new(failsafe::authorization(document, error))));
     }
     if document.is("security.istio.io", "PeerAuthentication") {
-        return Some(Event::PeerAuthentication(Box::new(failsafe::peer_authentication(document))));
+        return Some(Event::PeerAuthentication(Box::new(failsafe::peer_authentication(document, error))));
     }
     None
 }

@@ -24,7 +24,7 @@ pub(crate) fn authorization(document: &Document, error: &DocumentError) -> Autho
 }
 
 /// Asks for mTLS on every port of the workloads the policy is for.
-pub(crate) fn peer_authentication(document: &Document) -> PeerAuthentication {
+pub(crate) fn peer_authentication(document: &Document, error: &DocumentError) -> PeerAuthentication {
     PeerAuthentication {
         namespace: document.key().namespace.clone(),
         name: document.key().name.clone(),
@@ -32,6 +32,7 @@ pub(crate) fn peer_authentication(document: &Document) -> PeerAuthentication {
         mode: MtlsMode::Strict,
         ports: BTreeMap::new(),
         created: 0,
+        warnings: vec![format!("cannot be understood and asks for mTLS until it is mended: {error}")],
     }
 }
 

@@ -109,10 +109,13 @@ fn is_complete(snapshot: &Snapshot) -> bool {
 }
 
 fn log_warnings(event: &Event) {
-    if let Event::Authorization(policy) = event {
-        for warning in &policy.warnings {
-            warn!(policy = %format_args!("{}/{}", policy.namespace, policy.name), warning, "policy not fully applied");
-        }
+    let (namespace, name, warnings) = match event {
+        Event::Authorization(policy) => (&policy.namespace, &policy.name, &policy.warnings),
+        Event::PeerAuthentication(policy) => (&policy.namespace, &policy.name, &policy.warnings),
+        _ => return,
+    };
+    for warning in warnings {
+        warn!(policy = %format_args!("{namespace}/{name}"), warning, "policy not fully applied");
     }
 }
 

@@ -39,6 +39,8 @@ pub struct PeerAuthentication {
     pub ports: BTreeMap<u16, MtlsMode>,
     /// `metadata.creationTimestamp`, seconds since 1970: the oldest of two equals wins, as in Istio.
     pub created: i64,
+    /// What of the object has no effect, in words for the policy's status.
+    pub warnings: Vec<String>,
 }
 
 /// `AuthorizationPolicy.spec.action`.

@@ -113,6 +113,7 @@ fn strict() -> Event {
         mode: MtlsMode::Strict,
         ports: [].into(),
         created: 0,
+        warnings: Vec::new(),
     }))
 }
 

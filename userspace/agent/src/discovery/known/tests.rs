@@ -265,7 +265,9 @@ fn a_peer_authentication_never_understood_is_strict() {
     let yaml = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
                 metadata: {name: p, namespace: shop}\nspec: {mtls: {mode: OFF}}\n";
     let changes = known().update(&testing::snapshot(yaml));
-    assert!(matches!(&changes.events[..], [Event::PeerAuthentication(p)] if p.mode == MtlsMode::Strict));
+    let [Event::PeerAuthentication(policy)] = &changes.events[..] else { panic!("{:?}", changes.events) };
+    assert_eq!(policy.mode, MtlsMode::Strict);
+    assert!(policy.warnings[0].contains("spec.mtls.mode"), "{:?}", policy.warnings);
     assert_eq!(changes.faults[0].field, "spec.mtls.mode");
 }
 

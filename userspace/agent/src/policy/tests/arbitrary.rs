@@ -82,7 +82,8 @@ prop_compose! {
         ports in btree_map(port(), mode(), 0..3),
         created in 0..3i64,
     ) -> PeerAuthentication {
-        PeerAuthentication { namespace: namespace.into(), name: format!("p{name}").into(), selector, mode, ports, created }
+        let (namespace, name) = (namespace.into(), format!("p{name}").into());
+        PeerAuthentication { namespace, name, selector, mode, ports, created, warnings: vec![] }
     }
 }
 

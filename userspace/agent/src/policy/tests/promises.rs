@@ -253,6 +253,7 @@ fn strict(namespace: &str, name: &str) -> PeerAuthentication {
         mode: MtlsMode::Strict,
         ports: BTreeMap::new(),
         created: 0,
+        warnings: vec![],
     }
 }
 

@@ -54,6 +54,7 @@ fn strict() -> PeerAuthentication {
         mode: MtlsMode::Strict,
         ports: BTreeMap::new(),
         created: 0,
+        warnings: vec![],
     }
 }
 
