@@ -71,6 +71,23 @@ pub fn uninstall(config_path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Prints what this machine has and lacks, before anything is installed; `signet check` asks a running engine for more.
+///
+/// # Errors
+/// The configuration is wrong, or something is missing.
+pub fn check(config_path: &Path) -> Result<()> {
+    let config = Config::read(config_path)?;
+    let findings = kernel::preflight(&capture_options(&config)?);
+    for finding in &findings {
+        let result = if finding.ok { "ok" } else { "FAILED" };
+        println!("{result:<6}  {:<20}  {}", finding.name, finding.detail);
+    }
+    match findings.iter().filter(|finding| !finding.ok).count() {
+        0 => Ok(()),
+        missing => bail!("{missing} of {} are not as needed", findings.len()),
+    }
+}
+
 /// The running tasks.
 struct Engine {
     reconciler: JoinHandle<Result<Proxies, KernelError>>,

@@ -15,12 +15,17 @@ struct Arguments {
     /// Take this instance's programs, links and maps out of the kernel, and end.
     #[arg(long)]
     uninstall: bool,
+    /// Say what this machine has and lacks of what Signet needs, and end. Needs no running signetd.
+    #[arg(long, conflicts_with = "uninstall")]
+    check: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = if arguments.uninstall {
         signet_agent::app::uninstall(&arguments.config)
+    } else if arguments.check {
+        signet_agent::app::check(&arguments.config)
     } else {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -18,7 +18,8 @@ pub(crate) enum AdminError {
     /// No file there.
     #[error(
         "no admin socket at {}: is signetd running on this machine? Its configuration says where it is \
-         (listen.admin); name it with --socket or SIGNET_ADMIN_SOCKET",
+         (listen.admin); name it with --socket or SIGNET_ADMIN_SOCKET. Where it does not start, `signetd --check` \
+         says what the machine lacks",
         .0.display()
     )]
     Missing(PathBuf),
