@@ -21,7 +21,7 @@ use crate::admin::{self, About, Sources};
 use crate::config::{self, Ca, Config, Source};
 use crate::discovery::{DiscoveryOptions, Files};
 use crate::drain::{Drain, Watch};
-use crate::kernel::{self, CaptureOptions, Kernel, KernelError};
+use crate::kernel::{self, CaptureOptions, Claim, Kernel, KernelError};
 use crate::net;
 use crate::proxy;
 use crate::proxy::connections::Connections;
@@ -64,9 +64,10 @@ pub async fn run(config_path: &Path) -> Result<()> {
 /// Takes the programs, links and maps of this configuration's instance out of the kernel.
 ///
 /// # Errors
-/// What could not be removed.
+/// What could not be removed; the instance's engine still runs.
 pub fn uninstall(config_path: &Path) -> Result<()> {
     let config = Config::read(config_path)?;
+    let _claim = Kernel::claim(&config.pin_root())?;
     Kernel::uninstall(&config.pin_root())?;
     Ok(())
 }
@@ -93,6 +94,7 @@ struct Engine {
     reconciler: JoinHandle<Result<Proxies, KernelError>>,
     source: JoinHandle<()>,
     admin: JoinHandle<()>,
+    claim: Claim,
 }
 
 impl Engine {
@@ -101,6 +103,7 @@ impl Engine {
         let listening = admin::bind(&config.listen).await?;
         let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"));
         let capture = capture_options(config)?;
+        let claim = Kernel::claim(&capture.pin_root)?;
         let (kernel, kernel_events) = Kernel::load(&capture)?;
         kernel.register(&mut registry);
         let svids = svid_store(config, &mut registry)?;
@@ -127,12 +130,13 @@ impl Engine {
             reconciler: tokio::spawn(reconciler.run(events, kernel_events, drain.clone())),
             source,
             admin: tokio::spawn(listening.serve(Arc::new(sources), drain)),
+            claim,
         })
     }
 
     /// Lets live connections finish, then lets go of everything. The pins stay.
     async fn finish(self, drain: Drain, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, admin } = self;
+        let Self { reconciler, source, admin, claim: _claim } = self;
         let finished = async {
             let mut proxies = reconciler.await.context("the reconciler panicked")??;
             proxies.finished(deadline).await;

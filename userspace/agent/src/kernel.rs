@@ -48,6 +48,7 @@ mod steering;
 pub use cgroup::{Cgroup, cgroup2_mount};
 pub use error::KernelError;
 pub use netns::netns_cookie;
+pub use object::Claim;
 pub use origins::{Origin, Origins};
 pub use preflight::{Finding, preflight};
 
@@ -137,6 +138,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Makes this process the one engine of the instance with these pins; before [`Kernel::load`] and [`Kernel::uninstall`].
+    ///
+    /// # Errors
+    /// Another process is that already, or the pins' directory cannot be made.
+    pub fn claim(pin_root: &Path) -> Result<Claim, KernelError> {
+        let pins = Pins::new(pin_root);
+        pins.prepare()?;
+        pins.claim()
+    }
+
     /// Loads the programs, adopts or replaces what is pinned. Nothing is attached yet: fill the maps first, then [`Kernel::attach`].
     ///
     /// # Errors

@@ -34,6 +34,12 @@ pub enum KernelError {
         /// Where cgroup2 is mounted.
         mount: PathBuf,
     },
+    /// Another process is the engine of this instance.
+    #[error("another signetd runs with the pins {path}: stop it first, or give `instance` another name", path = path.display())]
+    InstanceInUse {
+        /// The instance's pins.
+        path: PathBuf,
+    },
     /// bpffs cannot be mounted.
     #[error("cannot mount bpffs at {path}: {source}; mount it there, or run with CAP_SYS_ADMIN", path = path.display())]
     MountBpffs {

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use signet_agent::kernel::{Cgroup, Kernel, KernelEvent, cgroup2_mount};
+use signet_agent::kernel::{Cgroup, Kernel, KernelError, KernelEvent, cgroup2_mount};
 
 use crate::guards::{Node, Pod, Process};
 use crate::require_root_and_ebpf;
@@ -146,6 +146,17 @@ fn uninstalling_leaves_nothing_behind() {
     assert!(!node.options.pin_root.exists());
     pod.run(connect).expect("it takes its native path again");
     Kernel::uninstall(&node.options.pin_root).expect("once more is fine");
+}
+
+#[test]
+fn an_instance_has_one_engine_at_a_time() {
+    require_root_and_ebpf!();
+    let node = Node::start();
+    let first = Kernel::claim(&node.options.pin_root).unwrap();
+    let second = Kernel::claim(&node.options.pin_root).unwrap_err();
+    assert!(matches!(second, KernelError::InstanceInUse { .. }), "{second}");
+    drop(first);
+    Kernel::claim(&node.options.pin_root).expect("the first has ended");
 }
 
 #[test]
