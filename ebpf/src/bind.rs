@@ -36,8 +36,7 @@ fn mark(sk: *mut bpf_sock) -> i32 {
         return ALLOW;
     }
     let current = caller::current();
-    let Some(workload) = current.workload else { return ALLOW };
-    if workload.host_network == 0 {
+    if !current.is_enrolled() || current.workload.is_none_or(|workload| workload.host_network == 0) {
         return ALLOW;
     }
     // SAFETY: as above.

@@ -29,6 +29,14 @@ pub struct Current {
     pub workload: Option<&'static Workload>,
 }
 
+impl Current {
+    /// In the mesh, ready or not.
+    #[inline(always)]
+    pub fn is_enrolled(&self) -> bool {
+        matches!(self.caller, Caller::Workload(Capture::NotReady | Capture::Redirect))
+    }
+}
+
 struct Walk {
     workload: u64,
     leaf: u64,

@@ -9,7 +9,6 @@ use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockop
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Redirected, Workload};
-use signet_common::counter::Protocol;
 use signet_common::decision::{self, Destination, Fault, Reason, Verdict};
 
 use crate::caller::{self, Current};
@@ -98,7 +97,7 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Verdict {
     let protocol = unsafe { read!(ctx.sock_addr, protocol) };
     let current = caller::current();
     if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
-        return unprotected::datagram(&current, address, Protocol::Udp);
+        return unprotected::datagram(&current, address, protocol);
     }
     let port = port(ctx);
     let decision = decision::connect(current.caller, destination(ctx, &current, address, port));

@@ -95,8 +95,13 @@ fn listen(ctx: &SockOpsContext, sk: *mut bpf_sock) {
 fn claim(owner: *mut PortOwner, cgroup: u64) {
     // SAFETY: the entry stays valid for this program's run; the fields are single aligned words.
     unsafe {
-        if (*owner).cgroup != cgroup {
-            (*owner).contested = u32::from((*owner).listeners != 0);
+        let is_another = (*owner).cgroup != cgroup;
+        if (*owner).listeners == 0 {
+            (*owner).contested = 0;
+        } else if is_another {
+            (*owner).contested = 1;
+        }
+        if is_another {
             (*owner).cgroup = cgroup;
             (*owner).found = 0;
         }
@@ -125,9 +130,13 @@ fn close(ctx: &SockOpsContext, sk: *mut bpf_sock) {
 
 #[inline(always)]
 fn release(port: Port) {
-    if let Some(owner) = PORTS.get_ptr_mut(port) {
-        // SAFETY: as in `claim`.
-        unsafe { add(&raw mut (*owner).listeners, -1) };
+    let Some(owner) = PORTS.get_ptr_mut(port) else { return };
+    // SAFETY: as in `claim`.
+    unsafe {
+        // 0: signetd has removed the entry this socket was counted in, and made another.
+        if (*owner).listeners != 0 {
+            add(&raw mut (*owner).listeners, -1);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use signet_common::abi::Address;
 use signet_common::counter::{self, Protocol};
-use signet_common::decision::{Caller, Capture, Verdict, unprotected};
+use signet_common::decision::{Verdict, unprotected};
 
 use crate::caller::{self, Current};
 use crate::connect::{ALLOW, REFUSE, destination_v6};
@@ -25,13 +25,13 @@ const IPPROTO_MPTCP: u32 = 262;
 pub fn signet_sendmsg4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the kernel passes a valid context.
     let address = Address::v4(unsafe { read!(ctx.sock_addr, user_ip4) });
-    answer(datagram(&caller::current(), address, Protocol::Udp))
+    answer(datagram(&caller::current(), address, IPPROTO_UDP))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn signet_sendmsg6(ctx: SockAddrContext) -> i32 {
     let address = destination_v6(&ctx);
-    answer(datagram(&caller::current(), address, Protocol::Udp))
+    answer(datagram(&caller::current(), address, IPPROTO_UDP))
 }
 
 #[cgroup_sock(sock_create)]
@@ -44,13 +44,14 @@ pub fn signet_sock_create(ctx: SockContext) -> i32 {
 
 /// Decides for a datagram socket that names a destination.
 #[inline(always)]
-pub fn datagram(current: &Current, address: Address, protocol: Protocol) -> Verdict {
+pub fn datagram(current: &Current, address: Address, protocol: u32) -> Verdict {
+    let protocol = if protocol == IPPROTO_UDP { Protocol::Udp } else { Protocol::Other };
     if address.is_local_host() { Verdict::Bypass } else { decide(current, protocol) }
 }
 
 #[inline(always)]
 fn decide(current: &Current, protocol: Protocol) -> Verdict {
-    if !matches!(current.caller, Caller::Workload(Capture::NotReady | Capture::Redirect)) {
+    if !current.is_enrolled() {
         return Verdict::Bypass;
     }
     let verdict = unprotected(config().is_some_and(|c| c.deny_unprotected != 0));

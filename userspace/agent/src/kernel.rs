@@ -216,7 +216,7 @@ impl Kernel {
     pub fn put_workload(&mut self, workload: &CapturedWorkload) -> Result<(), KernelError> {
         self.maps.put_workload(workload)?;
         if !workload.host_network || workload.capture == CaptureState::Bypass {
-            return Ok(());
+            return self.maps.remove_ports(workload.cgroup);
         }
         let netns = NetnsCookie(self.config.node_netns);
         let found = listening::ports_of(&self.mount, workload.cgroup)

@@ -55,6 +55,10 @@ impl Maps {
             .map_err(KernelError::map("remove a workload from", "WORKLOADS"))?;
         remove_where(&mut self.flows, |_, origin| origin.cgroup == cgroup.0)
             .map_err(KernelError::map("remove a workload's flows from", "FLOWS"))?;
+        self.remove_ports(cgroup)
+    }
+
+    pub(super) fn remove_ports(&mut self, cgroup: CgroupId) -> Result<(), KernelError> {
         remove_where(&mut self.ports, |_, owner| owner.cgroup == cgroup.0)
             .map_err(KernelError::map("remove a workload's ports from", "PORTS"))
     }

@@ -1,7 +1,7 @@
 //! Which network namespaces are steered: one sockmap, one copy of the program and one link each, all pinned by cookie.
 //!
 //! `sk_lookup`'s context does not say which namespace it runs in, so each needs a program that knows its own sockmap.
-//! The object is read again for each, which costs about a millisecond. A link dies with its namespace; its pins stay until
+//! The object is read again for each, which costs a few milliseconds. A link dies with its namespace; its pins stay until
 //! [`unsteer`].
 
 use std::fs;

@@ -59,8 +59,14 @@ pub(crate) struct Node {
     pub(crate) events: Receiver<KernelEvent>,
     pub(crate) options: CaptureOptions,
     pub(crate) runtime: Runtime,
+    _traces: Traces,
     /// Dropped last.
     _alone: MutexGuard<'static, ()>,
+}
+
+/// What a node leaves in the kernel: taken away whatever happens to the node.
+struct Traces {
+    options: CaptureOptions,
 }
 
 /// One test at a time: a process that another test forks holds copies of this one's listeners, so they would not close.
@@ -81,12 +87,13 @@ impl Node {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let options = options(&format!("{}-{number}", std::process::id()), unknown, unprotected);
+        let traces = Traces { options: options.clone() };
         fs::create_dir_all(options.cgroup_root.join("pods")).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (mut kernel, events) = load(&runtime, &options);
         kernel.attach().unwrap();
-        Self { kernel, events, options, runtime, _alone: alone }
+        Self { kernel, events, options, runtime, _traces: traces, _alone: alone }
     }
 
     /// Lets the engine die and starts another one over the same pins.
@@ -140,7 +147,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for Traces {
     fn drop(&mut self) {
         Kernel::uninstall(&self.options.pin_root).unwrap();
         remove_cgroups(&self.options.cgroup_root);

@@ -134,12 +134,12 @@ fn a_restarted_engine_takes_its_namespaces_over() {
 
 /// A hostNetwork workload: it is enrolled below a node whose own namespace is `shared`.
 fn share(node: &mut Node, pod: &Pod, shared: &Netns) {
-    let workload = CapturedWorkload {
-        cgroup: pod.id(),
-        addresses: vec![POD_V4.parse().unwrap()],
-        host_network: true,
-        capture: CaptureState::Redirect,
-    };
+    put_shared(node, pod, shared, CaptureState::Redirect);
+}
+
+fn put_shared(node: &mut Node, pod: &Pod, shared: &Netns, capture: CaptureState) {
+    let addresses = vec![POD_V4.parse().unwrap()];
+    let workload = CapturedWorkload { cgroup: pod.id(), addresses, host_network: true, capture };
     shared.enter(|| node.kernel.put_workload(&workload)).unwrap();
 }
 
@@ -213,6 +213,33 @@ fn a_port_shared_by_two_sockets_of_one_workload_is_owned_until_both_are_closed()
     assert_eq!(origins.port_owner(shared.cookie, 8082), Some(pod.id()));
     drop(second);
     eventually("the port is nobody's", || origins.port_owner(shared.cookie, 8082).is_none());
+}
+
+#[test]
+fn a_workload_that_leaves_the_mesh_and_comes_back_takes_its_ports_along() {
+    require_root_and_ebpf!();
+    let shared = Netns::new();
+    let mut node = Node::start_in(&shared);
+    let pod = node.pod("agent");
+    share(&mut node, &pod, &shared);
+    let origins = node.kernel.origins();
+    let first = listening(&pod.cgroup, &shared, 8083);
+    first.said().unwrap();
+    put_shared(&mut node, &pod, &shared, CaptureState::Bypass);
+    assert_eq!(origins.port_owner(shared.cookie, 8083), None);
+    let second = listening(&pod.cgroup, &shared, 8084);
+    second.said().unwrap();
+    assert_eq!(origins.port_owner(shared.cookie, 8084), None);
+    share(&mut node, &pod, &shared);
+    for port in [8083, 8084] {
+        assert_eq!(origins.port_owner(shared.cookie, port), Some(pod.id()));
+    }
+    // Their closes are not seen; the next look finds them gone.
+    drop((first, second));
+    share(&mut node, &pod, &shared);
+    for port in [8083, 8084] {
+        assert_eq!(origins.port_owner(shared.cookie, port), None);
+    }
 }
 
 #[test]
