@@ -54,7 +54,7 @@ pub async fn run(config_path: &Path) -> Result<()> {
     };
     match ended {
         None => engine.finish(drain, config.timeouts.drain).await,
-        Some(ended) => match ended.context("the reconciler panicked")? {
+        Some(ended) => match ended? {
             Ok(_) => bail!("the reconciler ended by itself"),
             Err(e) => Err(e.into()),
         },
@@ -138,7 +138,7 @@ impl Engine {
     async fn finish(self, drain: Drain, deadline: Duration) -> Result<()> {
         let Self { reconciler, source, admin, claim: _claim } = self;
         let finished = async {
-            let mut proxies = reconciler.await.context("the reconciler panicked")??;
+            let mut proxies = reconciler.await??;
             proxies.finished(deadline).await;
             admin.abort();
             source.abort();

@@ -205,14 +205,38 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no configuration.
-    #[error("{}: {message}", path.display())]
-    Parse {
+    /// The file is no YAML.
+    #[error("{} is no YAML: {reason}", path.display())]
+    Syntax {
         /// Which.
         path: PathBuf,
-        /// Field, place and reason.
-        message: String,
+        /// Place and reason.
+        reason: String,
     },
+    /// A field is wrong.
+    #[error("{}: {mistake}", path.display())]
+    Field {
+        /// Which.
+        path: PathBuf,
+        /// Field and reason.
+        mistake: Mistake,
+    },
+}
+
+/// What is wrong with a field.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Mistake {
+    /// The field's path from the top of the file; `.` is the file itself.
+    pub field: String,
+    /// What it should be.
+    pub reason: String,
+}
+
+impl Mistake {
+    fn new(field: &str, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
 }
 
 impl Config {
@@ -223,49 +247,63 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
+        Self::parse(path, &text)
     }
 
-    /// Parses and checks the text of a configuration file.
-    ///
-    /// # Errors
-    /// Field and reason.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let path = path.to_owned();
+        let value: serde_json::Value = match serde_saphyr::from_str(text) {
+            Ok(value) => value,
+            Err(e) => return Err(ConfigError::Syntax { path, reason: e.without_snippet().to_string() }),
+        };
+        Self::from_value(value).map_err(|mistake| ConfigError::Field { path, mistake })
+    }
+
+    fn from_value(value: serde_json::Value) -> Result<Self, Mistake> {
+        let config: Self = serde_path_to_error::deserialize(value)
+            .map_err(|e| Mistake::new(&e.path().to_string(), e.inner().to_string()))?;
         config.check()?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Mistake> {
         if self.node.name.is_empty() {
-            return Err("node.name is empty: give the name this node's pods carry in spec.nodeName".into());
+            return Err(Mistake::new("node.name", "is empty: give the name this node's pods carry in spec.nodeName"));
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(legal) {
-            return Err(format!(
-                "instance {:?}: 1 to 64 of [A-Za-z0-9_-], since it names a directory",
-                self.instance
-            ));
+            let reason = format!("{:?}: 1 to 64 of [A-Za-z0-9_-], since it names a directory", self.instance);
+            return Err(Mistake::new("instance", reason));
         }
         if let Some(root) = &self.capture.pods_root
             && (root.is_absolute() || root.components().any(|c| c.as_os_str() == ".."))
         {
-            return Err(format!(
-                "capture.podsRoot {}: give it relative to capture.cgroupRoot",
-                root.display()
-            ));
+            let reason = format!("{}: give it relative to capture.cgroupRoot", root.display());
+            return Err(Mistake::new("capture.podsRoot", reason));
         }
+        self.check_durations()
+    }
+
+    fn check_durations(&self) -> Result<(), Mistake> {
         for (field, value) in [
             ("capture.engineTimeout", self.capture.engine_timeout),
             ("timeouts.connect", self.timeouts.connect),
             ("timeouts.handshake", self.timeouts.handshake),
             ("timeouts.svid", self.timeouts.svid),
         ] {
-            if value < Duration::from_millis(100) || value > Duration::from_secs(3600) {
-                return Err(format!("{field} is {value:?}: give 100ms to 1h"));
+            if value < Duration::from_millis(100) || value > MAX_TIMEOUT {
+                return Err(Mistake::new(field, format!("is {value:?}: give 100ms to 1h")));
             }
         }
-        Ok(())
+        if self.timeouts.drain > MAX_TIMEOUT {
+            return Err(Mistake::new("timeouts.drain", format!("is {:?}: give 0s to 1h", self.timeouts.drain)));
+        }
+        match self.ca {
+            Ca::Istio { ttl, .. } if !(MIN_TTL..=MAX_TTL).contains(&ttl) => {
+                Err(Mistake::new("ca.istio.ttl", format!("is {ttl:?}: give 10s to 90days")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where this instance's programs, links and maps are pinned.
@@ -345,9 +383,21 @@ mod duration {
     use serde::Deserialize;
 
     pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        humantime::parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text).map_err(|e| {
+            serde::de::Error::custom(format!("{text:?} is no duration ({e}): write for example 10s, 5m or 1h 30m"))
+        })
     }
 }
+
+/// No step of a connection is worth a longer wait.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Below it an SVID would be renewed without end.
+const MIN_TTL: Duration = Duration::from_secs(10);
+
+/// What `signet-ca` signs at most: revocation is by expiry.
+const MAX_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -359,23 +409,42 @@ source: {files: {directory: /etc/signet/manifests}}
 ca: {istio: {address: 'https://10.0.0.1:15012', roots: /r.pem, token: /t}}
 ";
 
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/signetd.yaml"), text).map_err(|e| e.to_string())
+    }
+
     #[test]
     fn the_minimal_file_gets_the_documented_defaults() {
-        let config = Config::parse(MINIMAL).unwrap();
+        let config = parse(MINIMAL).unwrap();
         assert_eq!(config.listen.metrics.port(), 15020);
         assert_eq!(config.capture.unknown_pods, UnknownPods::Pass);
         assert_eq!(config.pin_root(), Path::new("/sys/fs/bpf/signet/default"));
     }
 
     #[test]
-    fn an_unknown_field_is_named() {
-        let error = Config::parse(&format!("{MINIMAL}capture: {{unknownPod: deny}}\n")).unwrap_err();
-        assert!(error.contains("unknownPod"), "{error}");
+    fn every_mistake_is_named_by_file_and_field() {
+        for (addition, field) in [
+            ("captur: {}", "captur"),
+            ("capture: {unknownPod: deny}", "capture.unknownPod"),
+            ("capture: {unknownPods: maybe}", "capture.unknownPods"),
+            ("capture: {podsRoot: /kubepods}", "capture.podsRoot"),
+            ("timeouts: {connect: 0s}", "timeouts.connect"),
+            ("timeouts: {connect: 10x}", "timeouts.connect"),
+            ("timeouts: {connect: 10}", "timeouts.connect"),
+            ("timeouts: {drain: 2days}", "timeouts.drain"),
+            ("listen: {metrics: '15020'}", "listen.metrics"),
+            ("mesh: {trustDomain: Foo Bar}", "mesh.trustDomain"),
+            ("instance: a/b", "instance"),
+        ] {
+            let error = parse(&format!("{MINIMAL}{addition}\n")).unwrap_err();
+            assert!(error.starts_with(&format!("/etc/signetd.yaml: {field}: ")), "{addition}: {error}");
+        }
+        let endless = MINIMAL.replace("token: /t", "token: /t, ttl: 0s");
+        assert!(parse(&endless).unwrap_err().starts_with("/etc/signetd.yaml: ca.istio.ttl: "));
     }
 
     #[test]
-    fn a_bad_duration_names_its_field() {
-        let error = Config::parse(&format!("{MINIMAL}timeouts: {{connect: 0s}}\n")).unwrap_err();
-        assert!(error.contains("timeouts.connect"), "{error}");
+    fn what_is_no_yaml_is_said_to_be_none() {
+        assert!(parse("node: [").unwrap_err().contains("/etc/signetd.yaml is no YAML: "));
     }
 }

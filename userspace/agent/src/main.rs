@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Not through tracing: the log may be what could not be set up.
-            eprintln!("signetd: {e:#}");
+            // Not through tracing: the log may be what could not be set up. Every text holds its cause already.
+            eprintln!("signetd: {e}");
             ExitCode::FAILURE
         }
     }

@@ -125,7 +125,7 @@ fn inventory_ended(
     ended: Result<Result<(), signet_manifests::WatchError>, tokio::task::JoinError>,
 ) -> anyhow::Error {
     match ended {
-        Ok(Err(e)) => anyhow::Error::from(e).context("inventory.files.directory"),
+        Ok(Err(e)) => anyhow::anyhow!("inventory.files.directory: {e}"),
         other => anyhow::anyhow!("the inventory ended by itself: {other:?}"),
     }
 }
@@ -142,7 +142,8 @@ fn server() -> Server {
 }
 
 async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{field}: cannot listen on {address}"))
+    let listening = TcpListener::bind(address).await;
+    listening.map_err(|e| anyhow::anyhow!("{field}: cannot listen on {address}: {e}; free it or choose another"))
 }
 
 async fn stopping_seen(mut stopped: watch::Receiver<bool>) {

@@ -20,8 +20,8 @@ async fn main() -> ExitCode {
     match signet_ca::app::run(&arguments.config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Not through tracing: the log may be what could not be set up.
-            eprintln!("signet-ca: {e:#}");
+            // Not through tracing: the log may be what could not be set up. Every text holds its cause already.
+            eprintln!("signet-ca: {e}");
             ExitCode::FAILURE
         }
     }
