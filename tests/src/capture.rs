@@ -1,26 +1,30 @@
 //! What went over a link: `tcpdump` records it, and this module reads the file itself, so that a test can ask for the
 //! absence of bytes without trusting a tool's printing.
 //!
-//! It reads classic pcap, Ethernet, IPv4 and IPv6 (without extension headers), TCP. It does not put a stream in order:
+//! A capture that dropped a packet, or has not yet caught up with the link, would prove nothing by its silence: both are
+//! failures. It reads classic pcap, Ethernet, IPv4 and IPv6 (without extension headers), TCP. It does not put a stream in order:
 //! the segments of one direction are joined as they were seen, which is what they are on a link without loss.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
-use crate::testbed::Host;
+use crate::testbed::{GATEWAY, Host};
+use crate::{netns, wait};
 
 /// A running capture; dropping it ends it.
 #[derive(Debug)]
 pub struct Capture {
     process: Process,
     file: PathBuf,
+    netns: PathBuf,
 }
 
 impl Capture {
@@ -32,23 +36,61 @@ impl Capture {
         let file = host.directory().join(format!("{name}.pcap"));
         let log = host.directory().join(format!("{name}.tcpdump.log"));
         let path = file.to_str().context("the testbed's directory is no UTF-8")?;
-        let argv =
-            ["tcpdump", "-i", interface, "-U", "-n", "-s", "0", "-Z", "root", "--immediate-mode", "-w", path];
+        let argv = [
+            "tcpdump",
+            "-i",
+            interface,
+            "-U",
+            "-n",
+            "-s",
+            "0",
+            "-B",
+            BUFFER_KIB,
+            "-Z",
+            "root",
+            "--immediate-mode",
+            "-w",
+            path,
+        ];
         let process = host.place("tcpdump")?.spawn(&argv, &log)?;
         process.wait_for_line(&["listening on"], Duration::from_secs(10))?;
-        Ok(Self { process, file })
+        Ok(Self { process, file, netns: host.netns().path() })
     }
 
     /// Ends the capture and reads what it saw.
     ///
     /// # Errors
-    /// The file is no pcap.
+    /// It missed something, or the file is no pcap.
     pub fn stop(self) -> Result<Packets> {
-        // SIGINT makes it write what the kernel has still buffered.
-        self.process.stop(Signal::SIGINT, Duration::from_secs(10))?;
-        let bytes = fs::read(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
-        Packets::parse(&bytes)
+        self.wait_until_caught_up()?;
+        let Self { process, file, .. } = self;
+        process.signal(Signal::SIGINT)?;
+        let dropped = process.wait_for_line(&["dropped by kernel"], Duration::from_secs(10))?;
+        ensure!(dropped.starts_with("0 "), "the capture is not whole: {dropped}");
+        Packets::parse(&read(&file)?)
     }
+
+    /// Sends a datagram over the link and waits until it is in the file: what crossed the link before is then there too.
+    fn wait_until_caught_up(&self) -> Result<()> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let last =
+            format!("end of capture {} {}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        netns::enter(&self.netns, || -> std::io::Result<usize> {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(last.as_bytes(), (GATEWAY, DISCARD))
+        })??;
+        wait::until("the capture has caught up", Duration::from_secs(30), || {
+            ensure!(contains(&read(&self.file)?, last.as_bytes()), "its last packet is not there");
+            Ok(())
+        })
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// What was captured, by direction of each TCP connection.
@@ -83,7 +125,7 @@ impl Packets {
     /// Some direction of some connection carried these bytes.
     #[must_use]
     pub fn contain(&self, bytes: &[u8]) -> bool {
-        self.streams.values().any(|stream| stream.windows(bytes.len()).any(|window| window == bytes))
+        self.streams.values().any(|stream| contains(stream, bytes))
     }
 
     /// How many segments begin with a TLS record header (RFC 8446 §5.1).
@@ -148,6 +190,10 @@ fn big(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
+/// Room for what arrives while the machine is busy elsewhere, so that nothing is dropped.
+const BUFFER_KIB: &str = "16384";
+/// Nobody listens there (RFC 863).
+const DISCARD: u16 = 9;
 /// Microsecond pcap, as a little-endian machine writes it (pcap-savefile(5)).
 const PCAP_MAGIC: u32 = 0xa1b2_c3d4;
 /// LINKTYPE_ETHERNET.

@@ -55,6 +55,17 @@ impl Testbed {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Beside the engine's log, where `SIGNET_TEST_LOGS` asks for logs; a node without an engine has none.
+        if std::env::var_os("SIGNET_TEST_LOGS").is_some()
+            && let Ok(text) = self.metrics_text()
+        {
+            let _ = std::fs::write(self.host.directory().join("metrics.log"), text);
+        }
+    }
+}
+
 impl Node {
     /// The machine under it.
     #[must_use]
@@ -208,8 +219,12 @@ impl Node {
     /// # Errors
     /// It does not answer.
     pub fn metrics(&self) -> Result<Metrics> {
+        self.metrics_text().map(|text| Metrics::parse(&text))
+    }
+
+    fn metrics_text(&self) -> Result<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
-        http::get(self.host.netns(), address, "/stats/prometheus").map(|text| Metrics::parse(&text))
+        http::get(self.host.netns(), address, "/stats/prometheus")
     }
 
     /// What `signet <command> -o json` prints.

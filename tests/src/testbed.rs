@@ -5,6 +5,7 @@
 //! Ctrl-C and the [`sweep`] of what a killed run has left. Several testbeds, of several processes, share a kernel.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Mutex, Once};
@@ -340,6 +341,8 @@ static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
 
+/// The router between the hosts, and so an address that every host reaches over its link.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const PREFIX: &str = "signet-";
 const KEPT: &str = "kept";
 /// The default of `capture.pinRoot`.

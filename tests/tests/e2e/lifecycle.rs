@@ -143,10 +143,9 @@ fn host_network_workloads_keep_their_own_identities() -> Result<()> {
 fn a_deleted_pod_leaves_nothing() -> Result<()> {
     let mesh = Mesh::start()?;
     let server = mesh.n2.pod(PodSpec::new("gone", "server"))?;
-    // A neighbour that stays: with it, what the node needs once for all its pods is there before.
-    let neighbour = mesh.n1.pod(PodSpec::new("gone", "neighbour"))?;
-    mesh.settle(&[&server, &neighbour])?;
+    mesh.settle(&[&server])?;
     let _serving = server.serve(8080)?;
+    let _neighbour = warm_up(&mesh, "gone", &server)?;
     let before = Footprint::of(&mesh.n1)?;
     let client = mesh.n1.pod(PodSpec::new("gone", "client"))?;
     mesh.settle(&[&client])?;
@@ -165,9 +164,9 @@ fn pods_that_come_and_go_leave_nothing() -> Result<()> {
     };
     let mesh = Mesh::start()?;
     let server = mesh.n2.pod(PodSpec::new("churn", "server"))?;
-    let neighbour = mesh.n1.pod(PodSpec::new("churn", "neighbour"))?;
-    mesh.settle(&[&server, &neighbour])?;
+    mesh.settle(&[&server])?;
     let _serving = server.serve(8080)?;
+    let _neighbour = warm_up(&mesh, "churn", &server)?;
     let to = format!("{}:8080", server.ipv4());
     let before = Footprint::of(&mesh.n1)?;
     let names: Vec<String> = (0..count).map(|i| format!("pod-{i}")).collect();
@@ -183,6 +182,27 @@ fn pods_that_come_and_go_leave_nothing() -> Result<()> {
     let log = mesh.n1.engine_log()?;
     ensure!(!log.contains("panicked"), "the engine panicked");
     Ok(())
+}
+
+/// Has one pod of the first node come, talk and go, and returns another that stays: what the node needs once for all its
+/// pods is there from then on.
+fn warm_up(mesh: &Mesh, namespace: &str, server: &Pod) -> Result<Pod> {
+    let first = mesh.n1.pod(PodSpec::new(namespace, "first"))?;
+    let neighbour = mesh.n1.pod(PodSpec::new(namespace, "neighbour"))?;
+    mesh.settle(&[&first, &neighbour])?;
+    first.dial(&format!("{}:8080", server.ipv4()), &[])?.answered()?;
+    let uid = first.uid().to_owned();
+    drop(first);
+    wait::until("the first pod is gone", Duration::from_secs(20), || {
+        let view = mesh.n1.signet(&["workloads"])?;
+        let listed = rows(&view).any(|row| row["uid"].as_str().is_some_and(|text| text.ends_with(&uid)));
+        ensure!(
+            !listed && mesh.n1.pins().iter().filter(|pin| pin.contains("netns-")).count() == 1,
+            "it is not"
+        );
+        Ok(())
+    })?;
+    Ok(neighbour)
 }
 
 /// What one node holds for its engine, by the kernel's own account and by the engine's.
