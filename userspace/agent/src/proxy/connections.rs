@@ -106,6 +106,12 @@ impl Connections {
         entries.into_iter().map(|(id, live)| live.view(id)).collect()
     }
 
+    /// How many there are in this direction, those that are being set up included.
+    #[must_use]
+    pub(crate) fn count(&self, direction: Direction) -> usize {
+        self.live().iter().filter(|live| live.parties.lock().direction == direction).count()
+    }
+
     /// Moves the bytes that were relayed since the last time into the metrics.
     pub(crate) fn flush(&self) {
         self.live().iter().for_each(|live| live.meter.flush());

@@ -18,10 +18,12 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 
 pub(crate) use self::labels::{Labels, ResponseFlags};
 
-use super::connections::Connections;
+use self::labels::Reporter;
+use super::connections::{Connections, Direction};
 use crate::telemetry::Registry;
 
 /// The metric families of connections. Written by each connection's outcome and at scrape; read at scrape.
@@ -94,6 +96,7 @@ impl Counters {
 impl Collector for Table {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.connections.flush();
+        self.encode_open(&mut encoder)?;
         let counters = self.counters.read();
         for (name, help, value) in FAMILIES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -103,6 +106,20 @@ impl Collector for Table {
                     count => ConstCounter::new(count).encode(family.encode_family(labels)?)?,
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// Counted and not kept, so that it cannot drift from the connections there are.
+    fn encode_open(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "The number of TCP connections that are open now";
+        let mut family = encoder.encode_descriptor("tcp_sockets_open", help, None, MetricType::Gauge)?;
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let open = i64::try_from(self.connections.count(direction)).unwrap_or(i64::MAX);
+            ConstGauge::new(open)
+                .encode(family.encode_family(&[("reporter", Reporter::from(direction))])?)?;
         }
         Ok(())
     }
@@ -147,7 +164,8 @@ mod tests {
         let metrics = Metrics::new(&mut registry, Arc::default());
         metrics.counters(Labels::of(&parties("client"), ResponseFlags::None)).opened();
         let text = telemetry::encode(&registry);
-        let sample = text.lines().find(|line| !line.starts_with('#')).unwrap();
+        let sample =
+            text.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total")).unwrap();
         assert_eq!(
             sample,
             "istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"client\",\
@@ -162,6 +180,19 @@ mod tests {
              destination_version=\"v1\",destination_cluster=\"Kubernetes\",request_protocol=\"tcp\",\
              response_flags=\"-\",connection_security_policy=\"mutual_tls\"} 1"
         );
+    }
+
+    #[test]
+    fn what_is_open_is_what_is_listed() {
+        let mut registry = Registry::default();
+        let connections = Arc::new(Connections::new());
+        let _metrics = Metrics::new(&mut registry, Arc::clone(&connections));
+        let registered = connections.register(parties("client"));
+        let open = |count| format!("istio_tcp_sockets_open{{reporter=\"destination\"}} {count}\n");
+        assert!(telemetry::encode(&registry).contains(&open(1)), "{}", telemetry::encode(&registry));
+        drop(registered);
+        let text = telemetry::encode(&registry);
+        assert!(text.contains(&open(0)) && text.contains("reporter=\"source\"} 0\n"), "{text}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ struct Text(Option<Arc<str>>);
 struct Principal(Option<SpiffeId>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Reporter {
+pub(super) enum Reporter {
     Source,
     Destination,
 }
@@ -94,10 +94,7 @@ impl Labels {
     /// The labels of a connection as it is known now.
     #[must_use]
     pub(crate) fn of(parties: &Parties, response_flags: ResponseFlags) -> Self {
-        let reporter = match parties.direction {
-            Direction::Outbound => Reporter::Source,
-            Direction::Inbound => Reporter::Destination,
-        };
+        let reporter = parties.direction.into();
         let policy =
             if parties.is_mutual_tls() { SecurityPolicy::MutualTls } else { SecurityPolicy::Unknown };
         let service = parties.service.as_deref();
@@ -202,6 +199,15 @@ impl EncodeLabelValue for Text {
 impl EncodeLabelValue for Principal {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), Error> {
         encoder.write_str(self.0.as_ref().map_or("unknown", SpiffeId::as_str))
+    }
+}
+
+impl From<Direction> for Reporter {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Outbound => Self::Source,
+            Direction::Inbound => Self::Destination,
+        }
     }
 }
 
