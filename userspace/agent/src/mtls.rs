@@ -13,11 +13,11 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, CommonState, ServerConfig};
-use signet_identity::{BundleSet, SpiffeId, X509Svid, id_of_verified};
+use signet_identity::{BundleSet, SpiffeId, VerifiedLeaf, X509Svid, read_verified};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector};
 
@@ -32,6 +32,8 @@ use verifier::{AnyTrustedClient, ExpectedServer};
 pub struct Endpoint {
     id: SpiffeId,
     serial: Arc<str>,
+    /// End of the SVID's validity, seconds since 1970, included.
+    not_after: u64,
     bundles: Arc<BundleSet>,
     server: Arc<ServerConfig>,
     /// Accepts nobody: each connection gets a copy that knows whom it expects.
@@ -43,8 +45,19 @@ pub struct Endpoint {
 pub struct Authenticated {
     /// Its SPIFFE ID.
     pub peer: SpiffeId,
+    /// The last second, since 1970, in which both its certificate and our own are valid. TLS looks at validity once, so
+    /// whoever keeps a connection for longer has to look again.
+    pub not_after: u64,
     /// The SNI it sent, server side only.
     pub sni: Option<Arc<str>>,
+}
+
+impl Authenticated {
+    /// One of the two certificates has expired: nothing new may rest on this proof.
+    #[must_use]
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        now.as_secs() > self.not_after
+    }
 }
 
 impl Endpoint {
@@ -57,7 +70,8 @@ impl Endpoint {
         let bundles = svid.bundles().clone();
         let server = Arc::new(server_config(bundles.clone(), identity.clone())?);
         let client = Arc::new(client_config(bundles.clone(), identity)?);
-        Ok(Self { id: svid.id().clone(), serial: svid.serial().into(), bundles, server, client })
+        let (id, serial, not_after) = (svid.id().clone(), svid.serial().into(), svid.not_after());
+        Ok(Self { id, serial, not_after, bundles, server, client })
     }
 
     /// The serial number of the SVID's leaf: what tells a rotated SVID from its predecessor.
@@ -102,8 +116,23 @@ impl Endpoint {
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config.enable_sni = sni.is_some();
         let stream = TlsConnector::from(Arc::new(config)).connect(server_name(sni)?, io).await?;
-        let peer = authenticated(stream.get_ref().1)?;
-        Ok((stream, Authenticated { peer, sni: None }))
+        let peer = self.authenticated(stream.get_ref().1, None)?;
+        Ok((stream, peer))
+    }
+
+    /// Who the peer of a finished handshake is. rustls does not insist on ALPN where the peer offers none.
+    fn authenticated(
+        &self,
+        connection: &CommonState,
+        sni: Option<Arc<str>>,
+    ) -> Result<Authenticated, HandshakeError> {
+        if connection.alpn_protocol() != Some(ALPN) {
+            return Err(HandshakeError::NoAlpn);
+        }
+        let leaf =
+            connection.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeError::NoCertificate)?;
+        let VerifiedLeaf { id: peer, not_after } = read_verified(leaf)?;
+        Ok(Authenticated { peer, not_after: not_after.min(self.not_after), sni })
     }
 }
 
@@ -148,18 +177,9 @@ where
         endpoint: &Endpoint,
     ) -> Result<(tokio_rustls::server::TlsStream<IO>, Authenticated), HandshakeError> {
         let stream = self.handshake.into_stream(endpoint.server.clone()).await?;
-        let peer = authenticated(stream.get_ref().1)?;
-        Ok((stream, Authenticated { peer, sni: self.sni }))
+        let peer = endpoint.authenticated(stream.get_ref().1, self.sni)?;
+        Ok((stream, peer))
     }
-}
-
-/// Who the peer of a finished handshake is. rustls does not insist on ALPN where the peer offers none.
-fn authenticated(connection: &CommonState) -> Result<SpiffeId, HandshakeError> {
-    if connection.alpn_protocol() != Some(ALPN) {
-        return Err(HandshakeError::NoAlpn);
-    }
-    let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeError::NoCertificate)?;
-    Ok(id_of_verified(leaf)?)
 }
 
 fn server_config(

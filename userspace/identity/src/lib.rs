@@ -30,4 +30,4 @@ pub use key::{KeyError, PrivateKey};
 pub use spiffe_id::{SpiffeId, SpiffeIdError};
 pub use svid::X509Svid;
 pub use trust_domain::TrustDomain;
-pub use verify::{MAX_CHAIN_CERTIFICATES, id_of_verified, verify_peer};
+pub use verify::{MAX_CHAIN_CERTIFICATES, VerifiedLeaf, read_verified, verify_peer};

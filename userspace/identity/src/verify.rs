@@ -30,13 +30,22 @@ pub fn verify_peer(
     Ok(leaf.id)
 }
 
-/// Reads again who a leaf is that [`verify_peer`] has accepted, without its signatures. A TLS library asks for a verdict
-/// and keeps the chain, not the name. It proves nothing of a leaf that was not verified.
+/// What is worth knowing of a leaf that [`verify_peer`] has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedLeaf {
+    /// Who.
+    pub id: SpiffeId,
+    /// End of its validity, seconds since 1970, included.
+    pub not_after: u64,
+}
+
+/// Reads a leaf again that [`verify_peer`] has accepted, without its signatures. A TLS library asks for a verdict and
+/// keeps the chain, not the name. It proves nothing of a leaf that was not verified.
 ///
 /// # Errors
 /// The rule that was broken.
-pub fn id_of_verified(leaf: &CertificateDer<'_>) -> Result<SpiffeId, SvidError> {
-    parse_leaf(std::slice::from_ref(leaf)).map(|leaf| leaf.id)
+pub fn read_verified(leaf: &CertificateDer<'_>) -> Result<VerifiedLeaf, SvidError> {
+    parse_leaf(std::slice::from_ref(leaf)).map(|leaf| VerifiedLeaf { id: leaf.id, not_after: leaf.not_after })
 }
 
 /// Bounds the chain and holds its leaf to the rules.

@@ -131,6 +131,25 @@ async fn verdicts(change: impl Fn(&mut CertificateParams)) -> [HandshakeError; 2
 }
 
 #[tokio::test]
+async fn what_is_proven_lasts_until_the_first_of_both_certificates_expires() {
+    let ca = TestCa::new("td");
+    let server = endpoint(&ca, "server");
+    let id = ca.id("a", "client");
+    let Issued { chain, key } = ca.issue(id.as_str(), |leaf| leaf.not_after = from_now(600));
+    let svid = X509Svid::new(&id, chain, key, ca.bundles(), UnixTime::now()).unwrap();
+    let client = Endpoint::new(&Arc::new(svid)).unwrap();
+    assert!(client.not_after < server.not_after);
+    let (ours, theirs) = pipe();
+    let expected = [ca.id("a", "server")];
+    let (accepted, connected) = tokio::join!(server.accept(theirs), client.connect(ours, &expected, None));
+    for seen in [accepted.unwrap().1, connected.unwrap().1] {
+        assert_eq!(seen.not_after, client.not_after);
+        let at = |second| UnixTime::since_unix_epoch(std::time::Duration::from_secs(second));
+        assert!(!seen.is_expired(at(client.not_after)) && seen.is_expired(at(client.not_after + 1)));
+    }
+}
+
+#[tokio::test]
 async fn two_svids_of_one_trust_domain_authenticate_each_other_and_carry_bytes() {
     let ca = TestCa::new("td");
     let (server, client) = (endpoint(&ca, "server"), endpoint(&ca, "client"));

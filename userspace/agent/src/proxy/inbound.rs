@@ -12,6 +12,7 @@
 mod hello;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use signet_identity::SpiffeId;
@@ -71,7 +72,7 @@ async fn follow_plaintext(arrival: Arrival<'_>, mut client: TcpStream) -> Result
     connected.relay(client).await
 }
 
-/// Ends when the client does, or when the drain has begun and the last tunnel has ended.
+/// Ends when the client does, or with the last tunnel once the client has been asked to leave.
 async fn serve_tunnels<IO>(
     context: &Arc<Context>,
     sandbox: &Arc<Sandbox>,
@@ -81,7 +82,9 @@ async fn serve_tunnels<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut tunnels = JoinSet::new();
-    let mut draining = false;
+    let leave = Arc::clone(&client);
+    let mut leave = pin!(time_to_leave(context, &leave));
+    let mut leaving = false;
     loop {
         tokio::select! {
             request = h2.next() => match request {
@@ -96,14 +99,23 @@ async fn serve_tunnels<IO>(
                 None => break,
             },
             Some(ended) = tunnels.join_next() => report(ended),
-            () = context.drain.stopped(), if !draining => {
-                draining = true;
+            () = &mut leave, if !leaving => {
+                leaving = true;
                 h2.shutdown();
             }
         }
     }
     while let Some(ended) = tunnels.join_next().await {
         report(ended);
+    }
+}
+
+/// Resolves when the client shall open nothing new on its connection: the engine drains, or what the handshake has
+/// proved is not so any more.
+async fn time_to_leave(context: &Context, client: &Client) {
+    tokio::select! {
+        () = context.drain.stopped() => {}
+        () = client.expired() => {}
     }
 }
 

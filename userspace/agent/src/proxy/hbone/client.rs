@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use h2::client::SendRequest;
 use http::{HeaderValue, Method, Request, Response, Uri};
+use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -18,12 +19,13 @@ use super::verdict::{Verdict, Watched};
 use super::{
     CONNECTION_WINDOW, ConnectRequest, HboneError, MAX_FRAME, Opened, SEND_BUFFER, STREAM_WINDOW, Tunnel,
 };
+use crate::mtls::Authenticated;
 
 /// One client connection. Held by the pool and by each tunnel on it.
 pub(super) struct Connection {
     send: SendRequest<Bytes>,
     address: SocketAddr,
-    peer: SpiffeId,
+    peer: Authenticated,
     verdict: Verdict,
     /// Tunnels that are open or being opened. Written by [`Claim`]s, watched by the driver at 0 and 1 alone.
     streams: watch::Sender<usize>,
@@ -48,7 +50,7 @@ pub(super) struct Driver<IO: AsyncRead + AsyncWrite + Unpin> {
 pub(super) async fn handshake<IO>(
     io: IO,
     address: SocketAddr,
-    peer: SpiffeId,
+    peer: Authenticated,
 ) -> Result<(Arc<Connection>, Driver<IO>), HboneError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -63,8 +65,9 @@ where
 }
 
 impl Connection {
-    pub(super) fn peer(&self) -> &SpiffeId {
-        &self.peer
+    /// It may carry a new tunnel to one of `expected`.
+    pub(super) fn proves(&self, expected: &[SpiffeId], now: UnixTime) -> bool {
+        expected.contains(&self.peer.peer) && !self.peer.is_expired(now)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -117,7 +120,7 @@ impl Claim {
         if !response.status().is_success() {
             return Err(HboneError::Status(connection.address, response.status()));
         }
-        let opened = Opened { peer: connection.peer.clone(), baggage: baggage(&response) };
+        let opened = Opened { peer: connection.peer.peer.clone(), baggage: baggage(&response) };
         Ok((Tunnel::new(stream, response.into_body(), Some(self)), opened))
     }
 }

@@ -1,7 +1,8 @@
 //! Client connections of the whole node, shared by the tunnels that may share them.
 //!
 //! A connection is found by the two workloads, the address and the SVID it was made with, so neither a reused pod IP nor
-//! a rotated key ever meets an old one; an old one serves the tunnels it has and then ends. Openers that find no room
+//! a rotated key ever meets an old one, and one of whose two certificates one has expired is given to nobody; an old one
+//! serves the tunnels it has and then ends. Openers that find no room
 //! share one dial, and its failure. One task per connection dials it, drives it and takes it out of the pool; the pool
 //! owns the task, so that nothing outlives it or a forgotten workload.
 
@@ -12,13 +13,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::addr::WorkloadUid;
-use crate::mtls::Endpoint;
+use crate::mtls::{Authenticated, Endpoint};
 use crate::net::{self, Netns};
 
 use super::client::{self, Claim, Connection, Driver};
@@ -26,16 +28,28 @@ use super::{ConnectRequest, HboneError, Opened, PoolKey, Tunnel};
 use crate::proxy::sni;
 
 /// Pooled HBONE client connections of the whole node. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::with_clock(UnixTime::now)
+    }
+
+    /// A pool that judges certificates by this clock.
+    pub(super) fn with_clock(now: impl Fn() -> UnixTime + Send + Sync + 'static) -> Self {
+        let (slots, dials, now) = (Mutex::default(), AtomicU64::default(), Box::new(now));
+        Self { shared: Arc::new(Shared { slots, dials, now }) }
     }
 
     /// Opens a tunnel: over a pooled connection with room, or a new one dialled from `netns` with `endpoint`'s SVID.
@@ -70,7 +84,7 @@ impl Pool {
     ) -> Result<(Tunnel, Opened), HboneError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        Dialled: Future<Output = Result<(IO, SpiffeId), HboneError>> + Send + 'static,
+        Dialled: Future<Output = Result<(IO, Authenticated), HboneError>> + Send + 'static,
     {
         let slot = SlotId { key: request.key.clone(), svid: Arc::clone(svid) };
         let open = self.open_in(&slot, request, dial);
@@ -88,7 +102,7 @@ impl Pool {
     ) -> Result<(Tunnel, Opened), HboneError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        Dialled: Future<Output = Result<(IO, SpiffeId), HboneError>> + Send + 'static,
+        Dialled: Future<Output = Result<(IO, Authenticated), HboneError>> + Send + 'static,
     {
         loop {
             let (claim, provenance) = self.claim(slot, request, &dial).await?;
@@ -111,14 +125,15 @@ impl Pool {
     ) -> Result<(Claim, Provenance), HboneError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        Dialled: Future<Output = Result<(IO, SpiffeId), HboneError>> + Send + 'static,
+        Dialled: Future<Output = Result<(IO, Authenticated), HboneError>> + Send + 'static,
     {
         let mut provenance = Provenance::Pooled;
         loop {
             let mut outcome = {
+                let now = (self.shared.now)();
                 let mut slots = self.shared.slots.lock();
                 let found = slots.entry(slot.clone()).or_default();
-                if let Some(claim) = found.claim(&request.expected) {
+                if let Some(claim) = found.claim(&request.expected, now) {
                     return Ok((claim, provenance));
                 }
                 found.dial.get_or_insert_with(|| self.start(slot, request, dial())).outcome.clone()
@@ -137,7 +152,7 @@ impl Pool {
         &self,
         slot: &SlotId,
         request: &ConnectRequest,
-        dial: impl Future<Output = Result<(IO, SpiffeId), HboneError>> + Send + 'static,
+        dial: impl Future<Output = Result<(IO, Authenticated), HboneError>> + Send + 'static,
     ) -> Dial
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -165,12 +180,13 @@ impl Pool {
 }
 
 /// What the pool's handles share.
-#[derive(Default)]
 struct Shared {
     /// Written by openers, by the connections' tasks as they come and go, and by `forget`. Never held across an await.
     slots: Mutex<HashMap<SlotId, Slot>>,
     /// Numbers the dials, so that a task finds its own entry and no successor's.
     dials: AtomicU64,
+    /// The time that certificates are judged by.
+    now: Box<dyn Fn() -> UnixTime + Send + Sync>,
 }
 
 /// What connections must have in common to be shared.
@@ -220,11 +236,10 @@ impl Shared {
 }
 
 impl Slot {
-    /// A place on the first connection that has room and whose peer is expected.
-    fn claim(&self, expected: &[SpiffeId]) -> Option<Claim> {
+    /// A place on the first connection that has room and whose peer is expected and still proven.
+    fn claim(&self, expected: &[SpiffeId], now: UnixTime) -> Option<Claim> {
         let mut usable = self.connections.iter().filter_map(|pooled| pooled.connection.as_ref());
-        usable
-            .find_map(|connection| expected.contains(connection.peer()).then(|| connection.claim()).flatten())
+        usable.find_map(|connection| connection.proves(expected, now).then(|| connection.claim()).flatten())
     }
 }
 
@@ -279,7 +294,7 @@ impl Ticket {
 
 /// Dials and greets, within `timeout`.
 async fn connect<IO>(
-    dial: impl Future<Output = Result<(IO, SpiffeId), HboneError>>,
+    dial: impl Future<Output = Result<(IO, Authenticated), HboneError>>,
     address: SocketAddr,
     timeout: Duration,
 ) -> Result<(Arc<Connection>, Driver<IO>), HboneError>
@@ -298,12 +313,11 @@ async fn dial(
     netns: Netns,
     endpoint: Endpoint,
     request: ConnectRequest,
-) -> Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, SpiffeId), HboneError> {
+) -> Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Authenticated), HboneError> {
     let address = request.key.address;
     let tcp = net::dial(&netns, address, request.timeout).await;
     let tcp = tcp.map_err(|error| HboneError::Dial(address, Arc::new(error)))?;
     let sni = request.key.sni_port.map(sni::for_port);
     let secured = endpoint.connect(tcp, &request.expected, sni.as_deref()).await;
-    let (tls, server) = secured.map_err(|error| HboneError::Handshake(address, Arc::new(error)))?;
-    Ok((tls, server.peer))
+    secured.map_err(|error| HboneError::Handshake(address, Arc::new(error)))
 }

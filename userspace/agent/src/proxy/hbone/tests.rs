@@ -14,25 +14,28 @@ use signet_identity::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::mtls::Authenticated;
 
 /// A machine with an HBONE server, reached by pipes instead of TCP and mTLS.
 #[derive(Clone)]
 struct Machine {
     dials: Arc<AtomicUsize>,
     identity: SpiffeId,
+    /// When what it proves expires, seconds since 1970.
+    not_after: u64,
     answer: fn(Incoming),
 }
 
 impl Machine {
     fn new(answer: fn(Incoming)) -> Self {
-        Self { dials: Arc::default(), identity: backend(), answer }
+        Self { dials: Arc::default(), identity: backend(), not_after: u64::MAX, answer }
     }
 
     fn dials(&self) -> usize {
         self.dials.load(Ordering::SeqCst)
     }
 
-    async fn dial(self) -> Result<(DuplexStream, SpiffeId), HboneError> {
+    async fn dial(self) -> Result<(DuplexStream, Authenticated), HboneError> {
         self.dials.fetch_add(1, Ordering::SeqCst);
         let (near, far) = tokio::io::duplex(PIPE);
         tokio::spawn(async move {
@@ -41,7 +44,7 @@ impl Machine {
                 (self.answer)(incoming);
             }
         });
-        Ok((near, self.identity))
+        Ok((near, Authenticated { not_after: self.not_after, ..proven(self.identity) }))
     }
 
     async fn open(&self, pool: &Pool, request: &ConnectRequest) -> Result<(Tunnel, Opened), HboneError> {
@@ -76,7 +79,8 @@ async fn tunnel() -> (Tunnel, Tunnel) {
         told.send(incoming.accept(None).unwrap()).ok().unwrap();
         while server.next().await.is_some() {}
     });
-    let (connection, driver) = client::handshake(near, request().key.address, backend()).await.unwrap();
+    let (connection, driver) =
+        client::handshake(near, request().key.address, proven(backend())).await.unwrap();
     tokio::spawn(driver.run(|| true));
     let (client, _) = connection.claim().unwrap().connect(&request()).await.unwrap();
     (client, within(accepted).await.unwrap())
@@ -97,6 +101,11 @@ fn request() -> ConnectRequest {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
         timeout: PATIENCE,
     }
+}
+
+/// A peer whose certificate does not expire.
+fn proven(peer: SpiffeId) -> Authenticated {
+    Authenticated { peer, not_after: u64::MAX, sni: None }
 }
 
 fn backend() -> SpiffeId {

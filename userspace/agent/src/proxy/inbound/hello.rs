@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::addr::{Local, Peer, WorkloadUid};
-use crate::mtls::Hello;
+use crate::mtls::{Authenticated, Hello};
 use crate::proxy::Context;
 use crate::proxy::accept::Accepted;
 use crate::proxy::baggage::Baggage;
@@ -30,6 +31,8 @@ pub(super) struct Client {
     pub(super) dialled: Local,
     /// Its SPIFFE ID.
     pub(super) identity: SpiffeId,
+    /// The last second, since 1970, of what the handshake has proved.
+    not_after: u64,
     /// The workload whose certificate it has seen.
     pub(super) server: WorkloadUid,
 }
@@ -47,6 +50,12 @@ impl Client {
             parties.destination.workload = Some(Arc::clone(&local.workload));
         }
         parties
+    }
+
+    /// Resolves when one of the handshake's certificates has expired. A clock that is set meanwhile is not seen.
+    pub(super) async fn expired(&self) {
+        let left = self.not_after.saturating_add(1).saturating_sub(UnixTime::now().as_secs());
+        sleep(Duration::from_secs(left)).await;
     }
 }
 
@@ -67,7 +76,8 @@ pub(super) async fn authenticate(
     let (tls, authenticated) = within(wait, hello.accept(&endpoint)).await?.map_err(Failure::Handshake)?;
     let h2 = within(wait, Server::handshake(tls)).await?.map_err(Failure::Http2)?;
     let server = local.workload.uid.clone();
-    Ok((h2, Client { peer, dialled, identity: authenticated.peer, server }))
+    let Authenticated { peer: identity, not_after, .. } = authenticated;
+    Ok((h2, Client { peer, dialled, identity, not_after, server }))
 }
 
 async fn within<T>(wait: Duration, step: impl Future<Output = T>) -> Result<T, Failure> {

@@ -1,13 +1,20 @@
-//! How connections end when the policy, the workload or the engine does.
+//! How connections end when the policy, the workload, its certificate or the engine does.
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use http::Request;
+use rustls::pki_types::UnixTime;
+use signet_identity::X509Svid;
+use signet_identity::testing::{Issued, TestCa, from_now};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pair, deny_all, needs_privileges, strict};
-use crate::addr::{Local, OUTBOUND_PORT, Peer};
+use crate::addr::{HBONE_PORT, Local, OUTBOUND_PORT, Peer};
+use crate::config::Timeouts;
+use crate::mtls::Endpoint;
 use crate::proxy::accept::Accepted;
-use crate::proxy::testing::{DEADLINE, Node, Pod, assert_reset, ping, until};
+use crate::proxy::testing::{DEADLINE, Echo, Node, Pod, assert_reset, ping, until};
 use crate::proxy::{inbound, outbound};
 use crate::state::{Event, Workload};
 
@@ -124,6 +131,34 @@ async fn a_server_that_drains_lets_its_tunnels_finish() {
     tokio::time::timeout(DEADLINE, running.finished()).await.expect("the HBONE connection has ended");
     drop(running);
     assert!(drained.await.unwrap(), "nothing holds a watch any more");
+}
+
+#[tokio::test]
+async fn a_client_whose_svid_expires_opens_nothing_new_and_keeps_its_tunnels() {
+    needs_privileges!();
+    let ca = Arc::new(TestCa::new("cluster.local"));
+    let node = Node::new(&ca, Timeouts::default());
+    let server = node.pod("server").await;
+    let app = Echo::start(server.ip).await;
+    server.events().iter().for_each(|event| node.apply(event));
+    let client = expiring(&ca);
+    let stream = TcpStream::connect(server.at(HBONE_PORT)).await.unwrap();
+    let (tls, _) = client.connect(stream, &[server.workload.identity.clone()], None).await.unwrap();
+    let (mut h2, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::connect(app.address.to_string()).body(()).unwrap();
+    let (answer, mut tunnel) = h2.send_request(request, false).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    until("GOAWAY", || matches!(h2.clone().ready().now_or_never(), Some(Err(_)))).await;
+    tunnel.send_data("still open".into(), true).unwrap();
+    assert_eq!(body.data().await.unwrap().unwrap(), "still open");
+}
+
+/// A client with an SVID for the next two seconds.
+fn expiring(ca: &TestCa) -> Endpoint {
+    let id = ca.id("ns", "client");
+    let Issued { chain, key } = ca.issue(id.as_str(), |leaf| leaf.not_after = from_now(2));
+    Endpoint::new(&Arc::new(X509Svid::new(&id, chain, key, ca.bundles(), UnixTime::now()).unwrap())).unwrap()
 }
 
 /// What an idle connection costs besides its sockets and its place in the registry, in bytes.

@@ -1,7 +1,10 @@
 //! Which tunnels share a connection, and what ends one.
 
+use std::sync::atomic::AtomicU64;
+
 use bytes::Bytes;
 use http::StatusCode;
+use rustls::pki_types::UnixTime;
 
 use super::tunnel::assert_reset;
 use super::*;
@@ -54,6 +57,23 @@ async fn a_connection_to_a_peer_that_is_no_longer_expected_is_not_used() {
     let successor = Machine { identity: other.clone(), ..machine.clone() };
     let (_, opened) = successor.open(&pool, &request).await.unwrap();
     assert_eq!((opened.peer, machine.dials()), (other, 2));
+}
+
+#[tokio::test]
+async fn a_connection_opens_nothing_more_once_a_certificate_of_it_has_expired() {
+    let now = Arc::new(AtomicU64::new(100));
+    let clock = Arc::clone(&now);
+    let read = move || UnixTime::since_unix_epoch(Duration::from_secs(clock.load(Ordering::SeqCst)));
+    let (pool, machine) = (Pool::with_clock(read), Machine { not_after: 100, ..Machine::new(echo) });
+    let (mut old, _) = machine.open(&pool, &request()).await.unwrap();
+    machine.open(&pool, &request()).await.unwrap();
+    assert_eq!(machine.dials(), 1, "the last second of its validity is part of it");
+    now.store(101, Ordering::SeqCst);
+    let renewed = Machine { not_after: 200, ..machine.clone() };
+    let (mut new, _) = renewed.open(&pool, &request()).await.unwrap();
+    assert_eq!(machine.dials(), 2);
+    assert_echo(&mut old).await;
+    assert_echo(&mut new).await;
 }
 
 #[tokio::test]
@@ -200,7 +220,7 @@ async fn a_forgotten_workload_loses_its_connections_and_others_keep_theirs() {
 #[tokio::test]
 async fn a_dial_for_a_forgotten_workload_is_given_up() {
     let pool = Pool::new();
-    let never = || std::future::pending::<Result<(DuplexStream, SpiffeId), HboneError>>();
+    let never = || std::future::pending::<Result<(DuplexStream, Authenticated), HboneError>>();
     let (svid, request) = ("1".into(), request());
     let forget = async {
         tokio::task::yield_now().await;
@@ -240,7 +260,7 @@ async fn a_server_that_never_answers_is_a_timeout() {
     let (pool, machine) = (Pool::new(), Machine::new(std::mem::forget));
     let outcome = machine.open(&pool, &request()).await.map(|_| ());
     assert!(matches!(outcome, Err(HboneError::Timeout(..))), "{outcome:?}");
-    let mute = || async { Ok((tokio::io::duplex(PIPE).0, backend())) };
+    let mute = || async { Ok((tokio::io::duplex(PIPE).0, proven(backend()))) };
     let outcome = pool.open_with(&"mute".into(), &request(), mute).await.map(|_| ());
     assert!(outcome.is_err());
 }
@@ -271,7 +291,7 @@ async fn open_over(pool: &Pool, io: DuplexStream) -> Result<(Tunnel, Opened), Hb
     let io = std::sync::Mutex::new(Some(io));
     let dial = || {
         let io = io.lock().unwrap().take().expect("one dial");
-        async { Ok((io, backend())) }
+        async { Ok((io, proven(backend()))) }
     };
     within(pool.open_with(&"1".into(), &request(), dial)).await
 }

@@ -31,7 +31,8 @@ async fn our_connect_has_neither_scheme_nor_path() {
         let (request, _) = connection.accept().await.unwrap().unwrap();
         request.into_parts().0
     });
-    let (connection, driver) = client::handshake(near, request().key.address, backend()).await.unwrap();
+    let (connection, driver) =
+        client::handshake(near, request().key.address, proven(backend())).await.unwrap();
     tokio::spawn(driver.run(|| true));
     let claim = connection.claim().unwrap();
     let asking = tokio::spawn(async move { claim.connect(&request()).await.map(|_| ()) });
