@@ -1,187 +1,178 @@
-//! What mTLS between two nodes costs: the same load directly and through Signet, on the same two pods.
+//! The benchmark: every contender on one stage, in alternation, and what each costs.
 //!
-//! Client, server and both engines share this machine's cores and a link that is memory, so the figures tell one path from
-//! the other and say nothing of a network. The direct run comes first, before there are engines: nothing is captured.
+//! `cargo xtask bench` runs it. Within a round each load goes to every contender before the next load's turn, so that a
+//! machine that is busy with other things is busy for all of them; figures are compared within a round. It never judges
+//! a figure: it fails only where something did not work. All parts share this machine's processors, which is what makes
+//! an engine's cost visible in its users' figures.
 
-pub mod load;
+mod contender;
+mod measure;
+mod proc;
+mod stage;
+mod statistics;
+mod table;
 
-use std::fmt::Write as _;
-use std::thread::available_parallelism;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
-use serde_json::{Value, json};
 
-use crate::mesh::Mesh;
 use crate::need::Need;
-use crate::pod::{Pod, PodSpec};
-use crate::process::Process;
-use crate::wait;
+use contender::Contender;
+use measure::{Figure, MEASURES};
+use stage::Stage;
+use statistics::Sample;
 
-/// How to run it.
-#[derive(Clone, Copy, Debug)]
+pub use statistics::Row;
+
+/// What the benchmark is told.
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// Two seconds for each figure instead of ten.
-    pub quick: bool,
-    /// One JSON object instead of a table.
-    pub json: bool,
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// How long each load counts, after its warm-up.
+    pub window: Duration,
+    /// Where `bench.json` and `bench.md` go.
+    pub output: PathBuf,
 }
 
-/// One figure, both ways.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Row {
-    what: &'static str,
-    unit: &'static str,
-    direct: f64,
-    signet: f64,
+/// What it found.
+#[derive(Debug)]
+pub struct Report {
+    /// One per measure of a contender on a path.
+    pub rows: Vec<Row>,
+    /// What did not work.
+    pub failures: Vec<String>,
 }
 
-/// One way's figures, in the order of [`TITLES`].
-type Figures = [f64; TITLES.len()];
-
-/// Measures and prints.
+/// Runs all of it; progress goes to standard error.
 ///
 /// # Errors
-/// Something is missing, or a load failed: then there is no figure.
-pub fn run(options: Options) -> Result<()> {
-    if let Some(missing) = NEEDS.iter().find_map(|need| need.unmet()) {
-        bail!("{missing}");
-    }
-    let rows = measure(if options.quick { 2 } else { 10 })?;
-    if options.json {
-        println!("{:#}", json!({"cores": cores(), "kernel": kernel(), "rows": rows}));
-    } else {
-        print!("{}", table(&rows));
-        println!("\n{} cores carry client, server and both engines, Linux {}", cores(), kernel());
-    }
-    Ok(())
-}
-
-fn measure(seconds: u64) -> Result<Vec<Row>> {
-    let stage = Stage::set()?;
-    eprintln!("directly ...");
-    let direct = stage.figures(seconds)?;
-    stage.start_engines()?;
-    eprintln!("through Signet ...");
-    let signet = stage.figures(seconds)?;
-    let row = |((what, unit), (direct, signet))| Row { what, unit, direct, signet };
-    Ok(TITLES.into_iter().zip(direct.into_iter().zip(signet)).map(row).collect())
-}
-
-/// Two nodes with a pod each. Fields end in this order: servers, pods, the mesh.
-struct Stage {
-    _servers: [Process; 2],
-    client: Pod,
-    server: Pod,
-    mesh: Mesh,
-    program: String,
-}
-
-impl Stage {
-    fn set() -> Result<Self> {
-        let program = crate::binaries::path("signet-bench")?;
-        let program = program.to_str().context("a path in UTF-8")?.to_owned();
-        let mesh = Mesh::without_engines("24h")?;
-        let client = mesh.n1.pod(PodSpec::new("bench", "client"))?;
-        let server = mesh.n2.pod(PodSpec::new("bench", "server"))?;
-        let listen = format!("0.0.0.0:{LOAD_PORT}");
-        let servers = [
-            server.spawn("iperf3", &["iperf3", "--server"])?,
-            server.spawn("load", &[&program, "serve", &listen])?,
-        ];
-        let stage = Self { _servers: servers, client, server, mesh, program };
-        stage.wait_until_served()?;
-        Ok(stage)
-    }
-
-    fn start_engines(&self) -> Result<()> {
-        for node in self.mesh.nodes() {
-            node.launch_engine(&self.mesh.ca, &json!({}))?;
+/// This machine lacks something, the stage could not be set, or the files could not be written.
+pub fn run(options: &Options) -> Result<Report> {
+    for need in NEEDS {
+        if let Some(reason) = need.unmet() {
+            bail!("the benchmark cannot run here: {reason}");
         }
-        self.mesh.nodes().into_iter().try_for_each(|node| node.wait_ready())?;
-        self.mesh.settle(&[&self.client, &self.server])?;
-        self.wait_until_served()
+    }
+    let mut bench = Bench { started: Instant::now(), samples: Vec::new(), failures: Vec::new() };
+    bench.progress("two nodes with their engines, a CA, six pods, two Envoys");
+    let stage = Stage::set()?;
+    let contenders = stage.contenders()?;
+    bench.memory(&contenders);
+    // Told last: not every contender has it.
+    let memory = std::mem::take(&mut bench.samples);
+    for round in 0..options.rounds {
+        bench.round(round, options, &contenders);
+    }
+    bench.samples.extend(memory);
+    let report = Report { rows: statistics::rows(&bench.samples), failures: bench.failures };
+    report.write(options)?;
+    Ok(report)
+}
+
+impl Report {
+    /// Tables of medians and ratios, in Markdown.
+    #[must_use]
+    pub fn overview(&self) -> String {
+        table::overview(&self.rows)
     }
 
-    /// A first exchange of each kind, which also pays for handshakes that no figure should have.
-    fn wait_until_served(&self) -> Result<()> {
-        wait::until("the servers answer", crate::node::READY_WITHIN, || {
-            self.requests(1, 1, false)?;
-            self.throughput(1, 1).map(drop)
-        })
+    /// All rows as one JSON array.
+    ///
+    /// # Panics
+    /// Never: rows are texts and numbers.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(&self.rows).expect("texts and numbers are JSON")
     }
 
-    fn figures(&self, seconds: u64) -> Result<Figures> {
-        let alone = self.requests(seconds, 1, false)?;
-        let many = self.requests(seconds, CLIENTS, false)?;
-        let fresh = self.requests(seconds, CLIENTS, true)?;
-        let (one, eight) = (self.throughput(seconds, 1)?, self.throughput(seconds, STREAMS)?);
-        Ok([one, eight, many.rate, alone.p50, alone.p99, fresh.rate, fresh.p50])
-    }
-
-    /// Gbit/s that arrived.
-    fn throughput(&self, seconds: u64, streams: usize) -> Result<f64> {
-        let (seconds, streams) = (seconds.to_string(), streams.to_string());
-        let argv =
-            ["iperf3", "--client", self.server.ipv4(), "--json", "--time", &seconds, "--parallel", &streams];
-        let report: Value = serde_json::from_str(&self.client.run(&argv)?).context("iperf3's report")?;
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        bits.map(|bits| bits / 1e9)
-            .with_context(|| format!("iperf3 tells no throughput: {}", report["error"]))
-    }
-
-    fn requests(&self, seconds: u64, clients: usize, reconnect: bool) -> Result<load::Answers> {
-        let server = format!("{}:{LOAD_PORT}", self.server.ipv4());
-        let (seconds, clients) = (seconds.to_string(), clients.to_string());
-        let mut argv = vec![self.program.as_str(), "ask", &server, &seconds, &clients];
-        argv.extend(reconnect.then_some("--reconnect"));
-        serde_json::from_str(&self.client.run(&argv)?).context("the load's report")
+    fn write(&self, options: &Options) -> Result<()> {
+        let Options { rounds, window, output } = options;
+        let markdown = format!(
+            "# Benchmark\n\nMedians of {rounds} rounds of {} s each.\n\n{}\n**Every figure**\n\n{}",
+            window.as_secs_f64(),
+            self.overview(),
+            table::details(&self.rows)
+        );
+        fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
+        for (name, text) in [("bench.md", markdown), ("bench.json", self.json() + "\n")] {
+            let path = output.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<48} {:>10} {:>10} {:>7}\n", "", "direct", "Signet", "ratio");
-    for Row { what, unit, direct, signet } in rows {
-        let title = format!("{what}, {unit}");
-        let ratio = signet / direct;
-        // A String takes whatever it is given.
-        let _ = writeln!(text, "{title:<48} {direct:>10.2} {signet:>10.2} {ratio:>7.2}");
+struct Bench {
+    started: Instant,
+    samples: Vec<Sample>,
+    failures: Vec<String>,
+}
+
+impl Bench {
+    /// Before any load, since an engine is fresh only once; and so across the nodes alone, where every engine is.
+    fn memory(&mut self, contenders: &[Contender<'_>]) {
+        let across =
+            contenders.iter().filter(|contender| contender.has_engines() && contender.path == "across");
+        for contender in across {
+            let shown = self.keep("memory", 0, contender, measure::memory(contender));
+            self.progress(&format!("memory: {shown}"));
+        }
     }
-    text
-}
 
-fn cores() -> usize {
-    available_parallelism().map_or(1, usize::from)
-}
+    fn round(&mut self, round: usize, options: &Options, contenders: &[Contender<'_>]) {
+        for measure in MEASURES {
+            let mut shown = Vec::new();
+            // Each round begins with another one, so that none always follows the same.
+            for at in 0..contenders.len() {
+                let contender = &contenders[(at + round) % contenders.len()];
+                let taken = measure.take(contender, options.window);
+                shown.push(self.keep(&measure.name(), round, contender, taken));
+            }
+            self.progress(&format!(
+                "round {}/{} {}: {}",
+                round + 1,
+                options.rounds,
+                measure.name(),
+                shown.join(", ")
+            ));
+        }
+    }
 
-fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
-}
+    /// Keeps what was measured, or why it was not, and returns the words to show.
+    fn keep(
+        &mut self,
+        what: &str,
+        round: usize,
+        contender: &Contender<'_>,
+        taken: Result<Vec<Figure>>,
+    ) -> String {
+        let Contender { name, path, .. } = *contender;
+        match taken {
+            Ok(figures) => {
+                let first = figures.first().map(|first| format!("{:.1} {}", first.value, first.unit));
+                self.samples.extend(figures.into_iter().map(|Figure { measure, unit, value }| Sample {
+                    contender: name,
+                    path,
+                    measure,
+                    unit,
+                    round,
+                    value,
+                }));
+                format!("{name} ({path}) {}", first.unwrap_or_default())
+            }
+            Err(error) => {
+                self.failures.push(format!("{what} of {name} ({path}), round {}: {error:#}", round + 1));
+                format!("{name} ({path}) FAILED")
+            }
+        }
+    }
 
-const NEEDS: [Need; 2] = [Need::Engine, Need::Program("iperf3")];
-const LOAD_PORT: u16 = 7000;
-const CLIENTS: usize = 16;
-const STREAMS: usize = 8;
-
-/// What is measured, and its unit.
-const TITLES: [(&str, &str); 7] = [
-    ("throughput, 1 stream", "Gbit/s"),
-    ("throughput, 8 streams", "Gbit/s"),
-    ("requests on 16 connections", "1/s"),
-    ("request on 1 connection, median", "µs"),
-    ("request on 1 connection, 99th percentile", "µs"),
-    ("new connections with a request, 16 at once", "1/s"),
-    ("new connection with a request, median", "µs"),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_shows_both_ways_and_their_ratio() {
-        let rows = [Row { what: "throughput, 1 stream", unit: "Gbit/s", direct: 20.0, signet: 5.0 }];
-        let text = table(&rows);
-        assert!(text.lines().nth(1).unwrap().ends_with("20.00       5.00    0.25"), "{text}");
+    fn progress(&self, what: &str) {
+        eprintln!("[{:5.1}s] {what}", self.started.elapsed().as_secs_f32());
     }
 }
+
+const NEEDS: [Need; 3] = [Need::Nodes, Need::Engine, Need::Tool("envoy")];

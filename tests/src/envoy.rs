@@ -1,5 +1,7 @@
 //! Envoy as the other side of HBONE, as a client and as a server, with an SVID of the mesh.
 
+mod pair;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -15,10 +17,16 @@ use crate::{binaries, netns, wait};
 /// A running Envoy. Dropping it ends it.
 #[derive(Debug)]
 pub struct Envoy {
-    _process: Process,
+    process: Process,
 }
 
 impl Envoy {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// In `pod`: takes TCP on `listen` and carries it by HBONE to `port` of `server`.
     ///
     /// # Errors
@@ -37,7 +45,7 @@ impl Envoy {
             "listeners": [listener("0.0.0.0", listen, json!({"filters": [proxy]}))],
             "clusters": [cluster("hbone", server.ipv4(), HBONE_PORT, Some(tls))],
         }});
-        Self::start(pod, "client", &config, listen)
+        Self::start(pod, "client", &config, listen, 1)
     }
 
     /// In `pod`: terminates HBONE on 15008 for the application on `port`.
@@ -70,10 +78,11 @@ impl Envoy {
             "listeners": [listener("0.0.0.0", HBONE_PORT, chain)],
             "clusters": [cluster("application", "127.0.0.1", port, None)],
         }});
-        Self::start(pod, "server", &config, HBONE_PORT)
+        Self::start(pod, "server", &config, HBONE_PORT, 1)
     }
 
-    fn start(pod: &Pod, role: &str, config: &Value, port: u16) -> Result<Self> {
+    fn start(pod: &Pod, role: &str, config: &Value, port: u16, concurrency: u16) -> Result<Self> {
+        let concurrency = concurrency.to_string();
         let binary = binaries::tool("envoy")?;
         let file = pod.directory()?.join(format!("envoy-{role}.json"));
         fs::write(&file, serde_json::to_string_pretty(config)?)?;
@@ -82,7 +91,7 @@ impl Envoy {
             "--config-path",
             file.to_str().context("a path in UTF-8")?,
             "--concurrency",
-            "1",
+            &concurrency,
             "--disable-hot-restart",
             "--log-level",
             "warning",
@@ -93,7 +102,7 @@ impl Envoy {
             process.check_alive()?;
             netns::enter(&pod.place().netns, || TcpStream::connect(address))?.map(drop).map_err(Into::into)
         })?;
-        Ok(Self { _process: process })
+        Ok(Self { process })
     }
 }
 

@@ -13,6 +13,7 @@ pub mod demo;
 pub mod envoy;
 pub mod hbone;
 pub mod http;
+pub mod load;
 pub mod manifests;
 pub mod mesh;
 pub mod need;

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: builds what is missing and hands over to `signet-demo`, which is part of the test kit.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -31,7 +31,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         prepare()?;
     }
     let program = workspace::binaries(false).join("signet-demo");
-    step::hand_over(&program, &[("--json", options.json), ("--keep", options.keep), ("--down", options.down)])
+    step::hand_over(
+        &mut Command::new(program),
+        &[("--json", options.json), ("--keep", options.keep), ("--down", options.down)],
+    )
 }
 
 fn prepare() -> Result<()> {

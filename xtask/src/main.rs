@@ -35,7 +35,7 @@ enum Command {
     Build(build::Options),
     /// Two nodes, three pods, real mTLS: show it step by step, with evidence
     Demo(demo::Options),
-    /// What mTLS between two nodes costs on this machine, compared with none
+    /// Direct TCP, a pair of Envoys and Signet side by side: throughput, requests, connections, CPU, memory
     Bench(bench::Options),
     /// Run every test that this machine can run, and list the ones it cannot
     Test(test::Options),

@@ -46,10 +46,9 @@ pub(crate) fn inherit(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// It could not be started.
-pub(crate) fn hand_over(program: &Path, flags: &[(&str, bool)]) -> Result<ExitCode> {
+pub(crate) fn hand_over(command: &mut Command, flags: &[(&str, bool)]) -> Result<ExitCode> {
     let set = flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag);
-    let status = Command::new(program).args(set).status();
-    let status = status.with_context(|| format!("cannot run {}", program.display()))?;
+    let status = command.args(set).status().with_context(|| format!("cannot run `{}`", shown(command)))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,54 +1,36 @@
-//! signet-bench: what mTLS between two nodes costs on this machine; `cargo xtask bench` builds and starts it.
-//!
-//! The hidden subcommands are the load itself, which runs in the pods.
+//! signet-bench: Signet beside direct TCP and Envoy on this machine; `cargo xtask bench` builds and starts it.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use signet_testkit::bench::{self, load};
+use clap::Parser;
+use signet_testkit::bench::{self, Options, Report};
 
-/// Measures two pods on two nodes, directly and through Signet.
+/// Measures direct TCP, a pair of Envoys and Signet side by side, on nodes made of network namespaces.
 #[derive(Parser)]
 struct Arguments {
-    /// Two seconds for each figure instead of ten: to see that it works, not to compare
+    /// Where bench.md and bench.json go
     #[arg(long)]
-    quick: bool,
-    /// Print one JSON object instead of a table
+    output: PathBuf,
+    /// Print one JSON array instead of tables
     #[arg(long)]
     json: bool,
-    #[command(subcommand)]
-    inside: Option<Inside>,
-}
-
-#[derive(Subcommand)]
-enum Inside {
-    /// Answers requests
-    #[command(hide = true)]
-    Serve {
-        /// Where
-        listen: SocketAddr,
-    },
-    /// Sends requests
-    #[command(hide = true)]
-    Ask {
-        /// Whom
-        server: SocketAddr,
-        /// For how long, in seconds
-        seconds: u64,
-        /// How many at a time
-        clients: usize,
-        /// A new connection for each
-        #[arg(long)]
-        reconnect: bool,
-    },
+    /// How often everything is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each load counts
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Arguments::parse()) {
+        Ok(report) if report.failures.is_empty() => ExitCode::SUCCESS,
+        Ok(report) => {
+            report.failures.iter().for_each(|failure| eprintln!("signet-bench: {failure}"));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("signet-bench: {error:#}");
             ExitCode::FAILURE
@@ -56,14 +38,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
-    match &arguments.inside {
-        None => bench::run(bench::Options { quick: arguments.quick, json: arguments.json }),
-        Some(Inside::Serve { listen }) => load::serve(*listen),
-        Some(Inside::Ask { server, seconds, clients, reconnect }) => {
-            let answers = load::ask(*server, Duration::from_secs(*seconds), *clients, *reconnect)?;
-            println!("{}", serde_json::to_string(&answers)?);
-            Ok(())
-        }
-    }
+fn run(arguments: Arguments) -> anyhow::Result<Report> {
+    let window = Duration::try_from_secs_f64(arguments.seconds)?;
+    let options = Options { rounds: arguments.rounds, window, output: arguments.output };
+    let report = bench::run(&options)?;
+    println!("{}", if arguments.json { report.json() } else { report.overview() });
+    Ok(report)
 }

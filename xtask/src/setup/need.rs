@@ -94,7 +94,7 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
         Purpose::Test => {
             [programs(&FOR_DEMO), programs(&FOR_TEST), build(), vec![Need::Venv, Need::Envoy]].concat()
         }
-        Purpose::Bench => [programs(&FOR_BENCH), build()].concat(),
+        Purpose::Bench => [programs(&FOR_BENCH), build(), vec![Need::Venv, Need::Envoy]].concat(),
         Purpose::Check => [build(), FOR_CHECK.to_vec()].concat(),
         Purpose::All => [of(Purpose::Test), FOR_CHECK.to_vec()].concat(),
     }
@@ -133,7 +133,7 @@ const IP: Program = program("ip", "iproute2", "makes nodes and pods");
 const NSENTER: Program = program("nsenter", "util-linux", "runs programs in pods");
 const IPERF3: Program = program("iperf3", "iperf3", "load");
 
-const FOR_BENCH: [Program; 3] = [IP, NSENTER, IPERF3];
+const FOR_BENCH: [Program; 2] = [IP, NSENTER];
 
 const FOR_DEMO: [Program; 6] = [
     IP,
