@@ -268,7 +268,10 @@ impl Config {
 
     fn check(&self) -> Result<(), Mistake> {
         if self.node.name.is_empty() {
-            return Err(Mistake::new("node.name", "is empty: give the name this node's pods carry in spec.nodeName"));
+            return Err(Mistake::new(
+                "node.name",
+                "is empty: give the name this node's pods carry in spec.nodeName",
+            ));
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(legal) {
@@ -296,7 +299,10 @@ impl Config {
             }
         }
         if self.timeouts.drain > MAX_TIMEOUT {
-            return Err(Mistake::new("timeouts.drain", format!("is {:?}: give 0s to 1h", self.timeouts.drain)));
+            return Err(Mistake::new(
+                "timeouts.drain",
+                format!("is {:?}: give 0s to 1h", self.timeouts.drain),
+            ));
         }
         match self.ca {
             Ca::Istio { ttl, .. } if !(MIN_TTL..=MAX_TTL).contains(&ttl) => {
@@ -385,7 +391,9 @@ mod duration {
     pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(d)?;
         humantime::parse_duration(&text).map_err(|e| {
-            serde::de::Error::custom(format!("{text:?} is no duration ({e}): write for example 10s, 5m or 1h 30m"))
+            serde::de::Error::custom(format!(
+                "{text:?} is no duration ({e}): write for example 10s, 5m or 1h 30m"
+            ))
         })
     }
 }

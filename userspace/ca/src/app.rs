@@ -143,7 +143,8 @@ fn server() -> Server {
 
 async fn bind(field: &str, address: SocketAddr) -> Result<TcpListener> {
     let listening = TcpListener::bind(address).await;
-    listening.map_err(|e| anyhow::anyhow!("{field}: cannot listen on {address}: {e}; free it or choose another"))
+    listening
+        .map_err(|e| anyhow::anyhow!("{field}: cannot listen on {address}: {e}; free it or choose another"))
 }
 
 async fn stopping_seen(mut stopped: watch::Receiver<bool>) {
