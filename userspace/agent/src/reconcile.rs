@@ -258,7 +258,11 @@ impl<S: Sandboxes> Reconciler<S> {
 
     fn on_kernel(&mut self, event: KernelEvent) {
         match event {
-            KernelEvent::CgroupMade(path) => self.advance_where(|l| l.lives_at(&path)),
+            KernelEvent::CgroupMade(path) => {
+                // It may be the pods' root, which the heartbeat looks for: not a pod may start before it is known.
+                self.heartbeat();
+                self.advance_where(|l| l.lives_at(&path));
+            }
             KernelEvent::CgroupGone(path) => self.on_cgroup_gone(&path),
             KernelEvent::DeniedNotReady(cgroup) => self.advance_where(|l| l.cgroup_id() == Some(cgroup)),
             KernelEvent::Overrun => {
