@@ -8,11 +8,15 @@
 //!
 //! It does not carry traffic: what it opens it hands to a [`Sandboxes`], which `app` implements with the proxies.
 
+mod door;
+mod leaving;
 mod local;
 mod status;
+mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +27,16 @@ use tracing::{error, info, warn};
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::drain::Watch;
-use crate::kernel::{self, CaptureState, CapturedWorkload, Cgroup, Kernel, KernelEvent, SteeredListeners};
-use crate::net::{self, Listeners, Netns};
+use crate::kernel::{self, CaptureState, CapturedWorkload, Cgroup, Kernel, KernelEvent};
+use crate::net::{Listeners, Netns};
 use crate::state::{Event, State, Workload};
 use crate::svid::{self, Credentials};
 
+pub use self::door::Door;
+pub use self::local::ReconcileError;
 pub use self::status::{LocalStatus, Phase, Statuses};
 
-use self::local::{Local, ReconcileError};
+use self::local::Local;
 
 /// Where opened sandboxes go: the proxies, seen from here. Called by the reconciler's task alone.
 pub trait Sandboxes: Send + 'static {
@@ -79,10 +85,10 @@ pub struct NodeOptions {
 }
 
 /// The task that keeps kernel, listeners and SVIDs as the sources want them.
-pub struct Reconciler<S> {
+pub struct Reconciler<S, K = Kernel> {
     options: NodeOptions,
     state: Arc<State>,
-    kernel: Kernel,
+    kernel: K,
     svids: svid::Store,
     sandboxes: S,
     statuses: Statuses,
@@ -96,6 +102,8 @@ pub struct Reconciler<S> {
     /// The source has told all it had. Until then nothing is served: a policy may be missing that forbids it, and a
     /// destination in the mesh may look like one outside.
     synced: bool,
+    /// Map entries that are nobody's are gone.
+    entries_swept: bool,
     /// A predecessor's links that nobody needs are gone.
     links_swept: bool,
 }
@@ -106,12 +114,12 @@ struct Sandbox {
     tenants: HashSet<WorkloadUid>,
 }
 
-impl<S: Sandboxes> Reconciler<S> {
+impl<S: Sandboxes, K: Door> Reconciler<S, K> {
     /// A reconciler over a loaded, not yet attached kernel.
     pub fn new(
         options: NodeOptions,
         state: Arc<State>,
-        kernel: Kernel,
+        kernel: K,
         svids: svid::Store,
         sandboxes: S,
         statuses: Statuses,
@@ -129,6 +137,7 @@ impl<S: Sandboxes> Reconciler<S> {
             wake_tx,
             wake_rx,
             synced: false,
+            entries_swept: false,
             links_swept: false,
         }
     }
@@ -165,6 +174,7 @@ impl<S: Sandboxes> Reconciler<S> {
         if let Err(e) = self.kernel.heartbeat() {
             error!(error = %e, "heartbeat");
         }
+        self.sweep_again();
     }
 
     // ---- what a source said ----
@@ -196,6 +206,7 @@ impl<S: Sandboxes> Reconciler<S> {
         if before.is_some_and(|b| b.identity != workload.identity || b.enrolled != workload.enrolled) {
             self.sandboxes.forget(&uid);
         }
+        let workload = self.in_known_cgroup(workload);
         if !self.is_local(&workload) {
             self.drop_local(&uid, Leaving::Gone);
             return;
@@ -210,7 +221,19 @@ impl<S: Sandboxes> Reconciler<S> {
     }
 
     fn is_local(&self, workload: &Workload) -> bool {
-        *workload.node == *self.options.node && workload.cgroup.is_some()
+        *workload.node == *self.options.node && (workload.cgroup.is_some() || workload.enrolled)
+    }
+
+    /// An enrolled workload whose manifest names its cgroup no more stays where it was: its processes are still there.
+    fn in_known_cgroup(&self, workload: Arc<Workload>) -> Arc<Workload> {
+        let before = self.locals.get(&workload.uid).and_then(|local| local.workload.cgroup.clone());
+        match before {
+            Some(cgroup) if workload.cgroup.is_none() && workload.enrolled && self.is_local(&workload) => {
+                warn!(workload = %workload.uid, %cgroup, "manifest names no cgroup any more: kept where it was");
+                Arc::new(Workload { cgroup: Some(cgroup), ..(*workload).clone() })
+            }
+            _ => workload,
+        }
     }
 
     /// The first pass is over: take every workload up, forget what a predecessor left for those that are gone, then attach.
@@ -225,32 +248,6 @@ impl<S: Sandboxes> Reconciler<S> {
         self.kernel.attach()?;
         self.statuses.set_attached();
         info!(workloads = self.locals.len(), "capture attached");
-        Ok(())
-    }
-
-    fn sweep(&mut self) -> Result<(), kernel::KernelError> {
-        let known: HashSet<CgroupId> = self.locals.values().filter_map(Local::cgroup_id).collect();
-        for cgroup in self.kernel.workloads()? {
-            if !known.contains(&cgroup) {
-                self.kernel.remove_workload(cgroup)?;
-            }
-        }
-        self.sweep_links()
-    }
-
-    /// While the network namespace of an enrolled workload is not found, any link may be its: without the link, plaintext
-    /// would reach it past its policies.
-    fn sweep_links(&mut self) -> Result<(), kernel::KernelError> {
-        let homeless = |local: &Local| local.workload.enrolled && local.sandbox().is_none();
-        if self.links_swept || self.locals.values().any(homeless) {
-            return Ok(());
-        }
-        for cookie in self.kernel.steered() {
-            if !self.open.contains_key(&cookie) {
-                self.kernel.unsteer(cookie)?;
-            }
-        }
-        self.links_swept = true;
         Ok(())
     }
 
@@ -311,14 +308,13 @@ impl<S: Sandboxes> Reconciler<S> {
         local.settle(&reached);
         self.statuses.set(&local.workload, &reached);
         self.locals.insert(uid.clone(), local);
-        if self.synced
-            && let Err(e) = self.sweep_links()
-        {
-            error!(error = %e, "sweep of a predecessor's links");
-        }
+        self.sweep_again();
     }
 
     fn climb(&mut self, local: &mut Local) -> Result<Phase, ReconcileError> {
+        if local.workload.cgroup.is_none() {
+            return Ok(Phase::CgroupUnknown);
+        }
         let Some(cgroup) = local.open_cgroup(&self.options.cgroup_mount, &self.wake_tx)? else {
             return Ok(Phase::WaitingForCgroup);
         };
@@ -348,17 +344,16 @@ impl<S: Sandboxes> Reconciler<S> {
         cgroup: &Cgroup,
     ) -> Result<Option<NetnsCookie>, ReconcileError> {
         let host = local.workload.host_network;
-        let Some(fd) = cgroup.netns(host)? else {
+        let Some((netns, cookie)) = self.kernel.netns_of(cgroup, host)? else {
             // A process that has just left keeps its sandbox: the pod's next container enters the same one.
             return Ok(local.sandbox());
         };
-        let cookie = kernel::netns_cookie(fd.as_fd()).map_err(ReconcileError::Cookie)?;
         if local.sandbox() == Some(cookie) {
             return Ok(Some(cookie));
         }
         self.leave_sandbox(local);
         if !self.open.contains_key(&cookie) {
-            self.open_sandbox(Netns::new(fd), cookie, host)?;
+            self.open_sandbox(netns, cookie, host)?;
         }
         let sandbox = self.open.get_mut(&cookie).expect("it was opened above");
         sandbox.tenants.insert(local.workload.uid.clone());
@@ -367,9 +362,7 @@ impl<S: Sandboxes> Reconciler<S> {
     }
 
     fn open_sandbox(&mut self, netns: Netns, cookie: NetnsCookie, host: bool) -> Result<(), ReconcileError> {
-        let listeners = net::prepare(&netns)?;
-        let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
-        self.kernel.steer(netns.as_fd(), cookie, host, to)?;
+        let listeners = self.kernel.listen(&netns, cookie, host)?;
         self.open.insert(cookie, Sandbox { netns: netns.clone(), tenants: HashSet::new() });
         self.sandboxes.open(Opened { netns, cookie, host, listeners });
         Ok(())
@@ -393,51 +386,6 @@ impl<S: Sandboxes> Reconciler<S> {
         self.kernel.put_workload(&wanted)?;
         local.captured(wanted);
         Ok(())
-    }
-
-    // ---- leaving ----
-
-    /// Takes a workload down the ladder: kernel first, so that nothing new arrives, then the sandbox, then the SVID.
-    fn drop_local(&mut self, uid: &WorkloadUid, leaving: Leaving) {
-        let Some(mut local) = self.locals.remove(uid) else { return };
-        self.release_cgroup(&mut local, leaving);
-        self.leave_sandbox(&mut local);
-        self.statuses.remove(uid);
-    }
-
-    fn release_cgroup(&mut self, local: &mut Local, leaving: Leaving) {
-        let Some(cgroup) = local.cgroup_id() else { return };
-        let done = match leaving {
-            Leaving::Gone => self.kernel.remove_workload(cgroup).map_err(ReconcileError::from),
-            // It comes back in a moment under other terms: until then the kernel denies.
-            Leaving::Changed => self.capture(local, cgroup, CaptureState::NotReady),
-        };
-        if let Err(e) = done {
-            error!(workload = %local.workload.uid, error = %e, "release");
-        }
-    }
-
-    fn leave_sandbox(&mut self, local: &mut Local) {
-        let Some(cookie) = local.leave() else { return };
-        if let Some(cgroup) = local.cgroup_id() {
-            self.sandboxes.remove(cookie, cgroup);
-        }
-        let Some(sandbox) = self.open.get_mut(&cookie) else { return };
-        sandbox.tenants.remove(&local.workload.uid);
-        if sandbox.tenants.is_empty() {
-            self.close_sandbox(cookie);
-        }
-    }
-
-    fn close_sandbox(&mut self, cookie: NetnsCookie) {
-        let Some(sandbox) = self.open.remove(&cookie) else { return };
-        if let Err(e) = self.kernel.unsteer(cookie) {
-            error!(netns = %cookie, error = %e, "unsteer");
-        }
-        self.sandboxes.close(cookie);
-        if let Err(e) = net::restore(&sandbox.netns) {
-            warn!(netns = %cookie, error = %e, "restore");
-        }
     }
 }
 

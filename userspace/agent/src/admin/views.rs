@@ -90,7 +90,7 @@ pub struct WorkloadView {
     pub host_network: bool,
     /// How far this node is with it; `null` for workloads of other nodes.
     pub state: Option<&'static str>,
-    /// Why the last step failed.
+    /// Why the last step failed, or what is missing.
     pub error: Option<String>,
 }
 
@@ -210,15 +210,18 @@ fn workload_view(workload: &Workload, local: Option<&LocalStatus>) -> WorkloadVi
         enrolled: workload.enrolled,
         host_network: workload.host_network,
         state: local.map(|status| status.phase.name()),
-        error: local.and_then(|status| failure(&status.phase)),
+        error: local.and_then(|status| failure(&status.phase).or_else(|| kept(workload, status))),
     }
 }
 
 fn failure(phase: &Phase) -> Option<String> {
-    match phase {
-        Phase::Failed(error) => Some(error.clone()),
-        _ => None,
-    }
+    phase.missing().map(str::to_owned)
+}
+
+/// The manifest has lost its cgroup, and the engine has not.
+fn kept(workload: &Workload, status: &LocalStatus) -> Option<String> {
+    let cgroup = status.workload.cgroup.as_ref().filter(|_| workload.cgroup.is_none())?;
+    Some(format!("its manifest names no cgroup any more: kept in {cgroup}; annotate it again, or remove it"))
 }
 
 fn authorization_view(policy: &AuthorizationPolicy, root: &str) -> PolicyView {

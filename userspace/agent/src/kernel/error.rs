@@ -112,6 +112,12 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// A file or directory is not there, and nothing else is wrong.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Wraps a map's refusal.
     pub(super) fn map(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
         move |source| Self::Map { action, map, source: Box::new(source) }

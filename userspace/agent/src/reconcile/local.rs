@@ -22,7 +22,7 @@ use super::status::Phase;
 
 /// Why a workload did not get up a rung.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReconcileError {
+pub enum ReconcileError {
     /// The kernel door.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -80,6 +80,11 @@ impl Local {
         self.cgroup.as_ref().map(|c| c.id())
     }
 
+    /// It may have a cgroup, and we do not know which: none is named, or the named one could not be opened.
+    pub(super) fn is_unresolved(&self) -> bool {
+        self.cgroup.is_none() && self.phase != Some(Phase::WaitingForCgroup)
+    }
+
     /// Opens the cgroup and watches its population; `None` while it does not exist.
     pub(super) fn open_cgroup(
         &mut self,
@@ -89,11 +94,12 @@ impl Local {
         if let Some(cgroup) = &self.cgroup {
             return Ok(Some(cgroup.clone()));
         }
-        let relative = self.workload.cgroup.clone().expect("only workloads with a cgroup are local");
-        if !mount.join(&*relative).is_dir() {
-            return Ok(None);
-        }
-        let cgroup = Arc::new(Cgroup::open(mount, Path::new(&*relative))?);
+        let Some(relative) = &self.workload.cgroup else { return Ok(None) };
+        let cgroup = match Cgroup::open(mount, Path::new(&**relative)) {
+            Ok(cgroup) => Arc::new(cgroup),
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         self.watcher = Some(Watcher::spawn(cgroup.clone(), self.workload.uid.clone(), wake.clone()));
         self.cgroup = Some(cgroup.clone());
         Ok(Some(cgroup))
@@ -156,6 +162,9 @@ impl Local {
         match phase {
             Phase::Failed(error) => {
                 warn!(workload = %uid, identity = %identity, %error, "workload not captured")
+            }
+            Phase::CgroupUnknown => {
+                warn!(workload = %uid, identity = %identity, error = phase.missing(), "workload not captured")
             }
             phase => info!(workload = %uid, identity = %identity, phase = phase.name(), "workload"),
         }

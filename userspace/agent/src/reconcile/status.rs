@@ -20,6 +20,8 @@ pub enum Phase {
     Bypassed,
     /// The source has not told all it had yet; connects are denied.
     WaitingForSource,
+    /// It is enrolled, and its manifest does not say which cgroup is its: it cannot be captured.
+    CgroupUnknown,
     /// Its cgroup does not exist yet.
     WaitingForCgroup,
     /// Its cgroup has no process in a network namespace of its own yet; connects are denied.
@@ -51,7 +53,7 @@ impl Phase {
     /// Nothing more is to be done until something changes.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        matches!(self, Self::Bypassed | Self::WaitingForSource | Self::Captured)
+        matches!(self, Self::Bypassed | Self::WaitingForSource | Self::CgroupUnknown | Self::Captured)
     }
 
     /// Its name in logs and tables.
@@ -60,10 +62,23 @@ impl Phase {
         match self {
             Self::Bypassed => "bypassed",
             Self::WaitingForSource => "waiting for source",
+            Self::CgroupUnknown => "cgroup unknown",
             Self::WaitingForCgroup => "waiting for cgroup",
             Self::WaitingForProcess => "waiting for process",
             Self::Captured => "captured",
             Self::Failed(_) => "failed",
+        }
+    }
+
+    /// What somebody has to mend so that it goes on; `None` where nobody has to.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        match self {
+            Self::CgroupUnknown => {
+                Some("its manifest names no cgroup: annotate it with signet.dev/cgroup or signet.dev/unit")
+            }
+            Self::Failed(error) => Some(error),
+            _ => None,
         }
     }
 }
