@@ -143,7 +143,8 @@ async fn a_client_whose_svid_expires_opens_nothing_new_and_keeps_its_tunnels() {
     server.events().iter().for_each(|event| node.apply(event));
     let client = expiring(&ca);
     let stream = TcpStream::connect(server.at(HBONE_PORT)).await.unwrap();
-    let (tls, _) = client.connect(stream, &[server.workload.identity.clone()], None).await.unwrap();
+    let (tls, _) =
+        client.connect(stream, std::slice::from_ref(&server.workload.identity), None).await.unwrap();
     let (mut h2, connection) = h2::client::handshake(tls).await.unwrap();
     tokio::spawn(connection);
     let request = Request::connect(app.address.to_string()).body(()).unwrap();
