@@ -36,6 +36,7 @@ pub use self::door::Door;
 pub use self::local::ReconcileError;
 pub use self::status::{LocalStatus, Phase, Statuses};
 
+use self::leaving::Leaving;
 use self::local::Local;
 
 /// Where opened sandboxes go: the proxies, seen from here. Called by the reconciler's task alone.
@@ -387,15 +388,6 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         local.captured(wanted);
         Ok(())
     }
-}
-
-/// Why a workload goes down the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    /// For good: no map entry may outlive it.
-    Gone,
-    /// To climb again under other terms.
-    Changed,
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -6,9 +6,18 @@
 use tracing::{error, warn};
 
 use super::local::Local;
-use super::{Door, Leaving, ReconcileError, Reconciler, Sandboxes};
+use super::{Door, ReconcileError, Reconciler, Sandboxes};
 use crate::addr::{NetnsCookie, WorkloadUid};
 use crate::kernel::CaptureState;
+
+/// Why a workload goes down the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// For good: no map entry may outlive it.
+    Gone,
+    /// To climb again under other terms.
+    Changed,
+}
 
 impl<S: Sandboxes, K: Door> Reconciler<S, K> {
     /// Takes a workload down the ladder: kernel first, so that nothing new arrives, then the sandbox, then the SVID.
