@@ -42,7 +42,9 @@ impl Testbed {
         let directory = std::env::temp_dir().join(&name);
         let cgroup = Cgroup::add(&name)?;
         let fabric = Netns::add(&format!("{name}-fabric"))?;
-        fabric.ip("link add br0 type bridge\naddr add 10.0.0.254/16 dev br0\n\
+        // A bridge without an address of its own takes its ports' lowest: with each host that comes or goes, the others'
+        // neighbour entries for it could become wrong.
+        fabric.ip("link add br0 address 02:00:00:00:00:01 type bridge\naddr add 10.0.0.254/16 dev br0\n\
              addr add fd00::fe/64 dev br0 nodad\nlink set br0 up")?;
         fabric.enter(route_packets)??;
         let manifests = Manifests::add(directory.join("manifests"))?;

@@ -1,6 +1,6 @@
 //! Workloads come, change and go: what is not ready is denied, and what is gone leaves nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -205,17 +205,9 @@ fn warm_up(mesh: &Mesh, namespace: &str, server: &Pod) -> Result<Pod> {
     Ok(neighbour)
 }
 
-/// What one node holds for its engine, by the kernel's own account and by the engine's.
+/// What one node holds for its engine, by the kernel's own account and by the engine's: things, and how many of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Footprint {
-    pins: BTreeSet<String>,
-    /// Entries of each pinned map, as `bpftool` dumps them.
-    map_entries: BTreeMap<String, usize>,
-    /// What the engine's descriptors point at, without their numbers.
-    descriptors: BTreeMap<String, usize>,
-    certificates: usize,
-    connections: usize,
-}
+struct Footprint(BTreeMap<String, usize>);
 
 impl Footprint {
     fn of(node: &Node) -> Result<Self> {
@@ -224,20 +216,26 @@ impl Footprint {
             ensure!(rows(&view).all(|row| row["status"] == "valid"), "{view}");
             Ok(())
         })?;
-        Ok(Self {
-            pins: node.pins(),
-            map_entries: map_entries(node)?,
-            descriptors: descriptors(node.engine_pid()?)?,
-            certificates: rows(&node.signet(&["certificates"])?).count(),
-            connections: rows(&node.signet(&["connections"])?).count(),
-        })
+        let mut held: BTreeMap<_, _> = node.pins().into_iter().map(|pin| (format!("pin {pin}"), 1)).collect();
+        held.extend(map_entries(node)?);
+        held.extend(descriptors(node.engine_pid()?)?);
+        for view in ["certificates", "connections"] {
+            held.insert(view.to_owned(), rows(&node.signet(&[view])?).count());
+        }
+        Ok(Self(held))
     }
 
     /// Waits until the node is back to it.
     fn wait_for(&self, node: &Node) -> Result<()> {
         wait::until("nothing is left", Duration::from_secs(20), || {
             let now = Self::of(node)?;
-            ensure!(now == *self, "before: {self:?}\nnow: {now:?}");
+            let only_in = |a: &Self, b: &Self| {
+                a.0.iter()
+                    .filter(|(k, v)| b.0.get(*k) != Some(v))
+                    .map(|(k, v)| format!("{k}: {v}"))
+                    .collect::<Vec<_>>()
+            };
+            ensure!(now == *self, "before: {:?}, now: {:?}", only_in(self, &now), only_in(&now, self));
             Ok(())
         })
     }
@@ -251,18 +249,25 @@ fn map_entries(node: &Node) -> Result<BTreeMap<String, usize>> {
         let path = path.to_str().context("a path in UTF-8")?;
         let text = run(&["bpftool", "-j", "map", "dump", "pinned", path])?;
         let entries: serde_json::Value = serde_json::from_str(&text).context("bpftool prints JSON")?;
-        Ok(((*name).to_owned(), entries.as_array().map_or(0, Vec::len)))
+        Ok((format!("map {name}"), entries.as_array().map_or(0, Vec::len)))
     };
     ["/WORKLOADS", "/FLOWS", "/PORTS"].iter().map(count).collect()
 }
 
-/// Sockets, namespaces, maps, links: kinds, and how many of each.
+/// Sockets, namespaces, maps, links: kinds, and how many of each. Network namespaces count once, however many threads hold
+/// their own one to return to.
 fn descriptors(pid: u32) -> Result<BTreeMap<String, usize>> {
+    let targets = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let mut targets: Vec<String> = targets
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    targets.sort();
+    targets.dedup_by(|a, b| a == b && a.starts_with("net:"));
     let mut kinds = BTreeMap::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
-        let kind = target.to_string_lossy().split(['[', ' ']).next().unwrap_or_default().to_owned();
-        *kinds.entry(kind).or_default() += 1;
+    for target in targets {
+        let kind = target.split(['[', ' ']).next().unwrap_or_default();
+        *kinds.entry(format!("descriptor {kind}")).or_default() += 1;
     }
     Ok(kinds)
 }
