@@ -17,6 +17,8 @@ mkdir -p "$folder"
 modulus=$(openssl rsa -in "$key" -noout -modulus | cut -d= -f2 | tr 'A-F' 'a-f' | sed 's/../\\x&/g')
 printf '{"keys":[{"kty":"RSA","use":"sig","alg":"RS256","kid":"nodes","n":"%s","e":"AQAB"}]}\n' \
     "$(printf '%b' "$modulus" | base64url)" >"$folder/node-keys.json"
+# Public keys: signet-ca reads them under a user of its own.
+chmod 644 "$folder/node-keys.json"
 
 now=$(date +%s)
 header='{"alg":"RS256","typ":"JWT","kid":"nodes"}'
