@@ -70,6 +70,21 @@ async fn a_node_that_is_not_capturing_is_not_ready_and_says_why() {
 }
 
 #[tokio::test]
+async fn metrics_answer_under_prometheus_and_istios_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = bind(&listen(&folder.path().join("admin.sock"))).await.unwrap();
+    let address = listening.metrics().unwrap();
+    let (_drain, watch) = Drain::new();
+    tokio::spawn(listening.serve(sources(), watch));
+    for path in ["/metrics", "/stats/prometheus"] {
+        let (status, body) = get(TcpStream::connect(address).await.unwrap(), path).await;
+        assert!(status == 200 && body.ends_with("# EOF\n"), "{path}: {status} {body}");
+    }
+    let (status, _) = get(TcpStream::connect(address).await.unwrap(), "/v1/status").await;
+    assert_eq!(status, 404, "views are for the owner of the socket alone");
+}
+
+#[tokio::test]
 async fn a_drain_ends_the_listeners_although_a_client_says_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
