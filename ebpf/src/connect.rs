@@ -8,6 +8,7 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
 use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Redirected, Workload};
 use signet_common::decision::{self, Destination, Fault, Reason, Verdict};
 
@@ -155,6 +156,7 @@ fn is_its_own_port(ctx: &SockAddrContext, current: &Current, workload: &Workload
 fn redirect(ctx: &SockAddrContext, current: &Current, destination: Address, port: u16) -> Verdict {
     let sk = socket(ctx);
     if !unbind(ctx, sk) {
+        debug!(ctx, "connect of cgroup {}: its socket cannot be unbound from its device", current.cgroup);
         return fault(Fault::BoundToDevice);
     }
     if let Some(workload) = current.workload {
@@ -167,7 +169,10 @@ fn redirect(ctx: &SockAddrContext, current: &Current, destination: Address, port
             record.origin = origin;
             Verdict::Redirect
         }
-        None => fault(Fault::OriginNotRecorded),
+        None => {
+            debug!(ctx, "connect of cgroup {}: no memory for its origin", current.cgroup);
+            fault(Fault::OriginNotRecorded)
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::debug;
 use signet_common::abi::{Flow, OUTBOUND_PORT, Port, PortOwner};
 use signet_common::decision::Fault;
 
@@ -48,6 +49,7 @@ fn publish(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     record.flow = flow;
     watch_close(ctx);
     if FLOWS.insert(flow, record.origin, 0).is_err() {
+        debug!(ctx, "flow from port {} not published: FLOWS is full", flow.local_port);
         fault(Fault::FlowNotPublished);
     }
 }

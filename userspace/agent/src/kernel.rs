@@ -12,6 +12,7 @@
 //! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
 //! | `steering` | `sk_lookup` per network namespace |
 //! | `events` | what the kernel tells on its own |
+//! | `log` | the programs' own log lines |
 //! | `cgroup`, `netns`, `listening` | cgroup directories, namespace cookies, who listens where |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
@@ -36,6 +37,7 @@ mod error;
 mod events;
 mod link;
 mod listening;
+mod log;
 mod maps;
 mod metrics;
 mod netns;
@@ -135,6 +137,7 @@ pub struct Kernel {
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
     events: JoinHandle<()>,
+    log: JoinHandle<()>,
 }
 
 impl Kernel {
@@ -172,6 +175,7 @@ impl Kernel {
         let (reader, receiver) = events::Reader::open(&pins, root)?;
         // Before the maps are filled: a pod that starts meanwhile waits in the ring.
         programs::trace_cgroups(&mut ebpf)?;
+        let log = log::forward(&mut ebpf);
         let events = tokio::spawn(reader.run());
         let options = options.clone();
         let mut kernel = Self {
@@ -186,6 +190,7 @@ impl Kernel {
             heartbeat,
             own_link: None,
             events,
+            log,
         };
         kernel.write_config()?;
         Ok((kernel, receiver))
@@ -336,6 +341,7 @@ impl Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         self.events.abort();
+        self.log.abort();
     }
 }
 

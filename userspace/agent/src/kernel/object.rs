@@ -17,9 +17,11 @@ use signet_common::ABI_VERSION;
 use tracing::info;
 
 use super::error::KernelError;
+use super::log;
 
 /// Maps that the whole instance shares. `LISTENERS` is not among them: each network namespace has its own.
-pub(super) const SHARED_MAPS: [&str; 10] = [
+pub(super) const SHARED_MAPS: [&str; 11] = [
+    "AYA_LOGS",
     "BOUND",
     "CONFIG",
     "COUNTERS",
@@ -31,6 +33,9 @@ pub(super) const SHARED_MAPS: [&str; 10] = [
     "TOLD",
     "WORKLOADS",
 ];
+
+/// What aya-log's programs compare a message's level with; a constant to the verifier, which drops what is not logged.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
 /// Where one instance's pins are.
 #[derive(Clone, Debug)]
@@ -119,6 +124,7 @@ impl Loader {
             return Err(KernelError::NoObject);
         }
         let mut aya = EbpfLoader::new();
+        aya.override_global(LOG_LEVEL, log::level(), true);
         for name in SHARED_MAPS {
             aya.map_pin_path(name, pins.map(name));
         }
