@@ -9,6 +9,7 @@ mod process;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -57,13 +58,22 @@ pub enum LogError {
 /// # Errors
 /// A filter that cannot be parsed, or a second call.
 pub fn init_log(format: LogFormat, output: LogOutput, filter: &str) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })?;
+    let filter = parse_filter(filter)?;
     let writer = match output {
         LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
         LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
     };
     subscriber(format, filter, writer).try_init().map_err(|_| LogError::Twice)
+}
+
+/// A word alone must be a level: the parser takes any other for a target, and a misspelt level would silence everything.
+fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    let refused = |reason| LogError::Filter { filter: filter.to_owned(), reason };
+    let mut words = filter.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(refused(format!("{word:?} is no level (off, error, warn, info, debug, trace)")));
+    }
+    EnvFilter::try_new(filter).map_err(|e| refused(e.to_string()))
 }
 
 /// A registry that holds `istio_build{component, tag}`, and the metrics of the process and its tokio runtime. Call it
@@ -161,6 +171,16 @@ mod tests {
     #[test]
     fn the_filter_silences_a_target() {
         assert_eq!(logged(LogFormat::Text, "info,access=off"), "");
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_not_taken_for_a_target() {
+        for filter in ["info", "info,access=off", "warn,signet_agent[span]=debug"] {
+            assert!(parse_filter(filter).is_ok(), "{filter}");
+        }
+        for filter in ["verbose", "access=off,inof", "info,=,,!"] {
+            assert!(parse_filter(filter).is_err(), "{filter}");
+        }
     }
 
     #[test]
