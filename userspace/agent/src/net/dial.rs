@@ -44,7 +44,7 @@ pub async fn dial_transparent(
     loop {
         let source = SocketAddr::new(from.ip(), ports.next());
         let attempt = async {
-            let socket = socket_in(netns, to, |socket| bind_transparent(socket, source))?;
+            let socket = socket_in(netns, to, |socket| bind_transparent(socket, source, to))?;
             connect(socket, to, timeout).await
         };
         match attempt.await {
@@ -86,7 +86,7 @@ async fn connect(socket: TcpSocket, to: SocketAddr, timeout: Duration) -> Result
     }
 }
 
-fn bind_transparent(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+fn bind_transparent(socket: &Socket, source: SocketAddr, to: SocketAddr) -> io::Result<()> {
     match source {
         SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
         SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
@@ -94,8 +94,12 @@ fn bind_transparent(socket: &Socket, source: SocketAddr) -> io::Result<()> {
     socket.set_mark(ENGINE_MARK)?;
     // A packet to an own address counts as arriving on the device that has the address (net/ipv4/route.c
     // `ip_route_output_key_hash_rcu`, net/ipv6/ip6_input.c `ip6_rcv_core`), so `sk_lookup` would take it for one from outside
-    // and send it back to the engine. Bound to loopback, it is routed by our own table and arrives there.
-    socket.bind_device(Some(LOOPBACK))?;
+    // and send it back to the engine. Bound to loopback, it is routed by our own table and arrives there. Where both ends
+    // have the same address (a workload that calls itself through a Service, two of the node's own), `sk_lookup` knows it
+    // by that, and the answer counts as arriving on the address's device too: a socket bound to loopback would not get it.
+    if source.ip() != to.ip() {
+        socket.bind_device(Some(LOOPBACK))?;
+    }
     // The address may be shared by several connections to different ports; the tuple is checked when connecting.
     socket.set_reuse_address(true)?;
     setsockopt(socket, IpBindAddressNoPort, &(source.port() == 0))?;

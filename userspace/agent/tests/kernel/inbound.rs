@@ -253,8 +253,10 @@ fn the_engine_reaches_the_application_in_the_clients_name() {
     let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
     node.kernel.steer(pod.netns.fd.as_fd(), pod.netns.cookie, false, to).unwrap();
     let application = pod.netns.listen("[::]:8080");
-    for (client, ip) in [("10.99.0.7:4000", POD_V4), ("[fd99::7]:4000", POD_V6)] {
-        let client: SocketAddr = client.parse().unwrap();
+    // The last two: the workload calls itself, or hostNetwork neighbours share the address.
+    let (own_v4, own_v6) = (pod_at(POD_V4, 4000), pod_at(POD_V6, 4000));
+    let foreign = ["10.99.0.7:4000", "[fd99::7]:4000"].map(|client| client.parse::<SocketAddr>().unwrap());
+    for (client, ip) in [(foreign[0], POD_V4), (foreign[1], POD_V6), (own_v4, POD_V4), (own_v6, POD_V6)] {
         let dial = net::dial_transparent(&netns, client, pod_at(ip, 8080), Duration::from_secs(10));
         let stream = node.runtime.block_on(dial).unwrap();
         assert_eq!(signet_agent::addr::canonical(accept(&application)), pod_at(ip, 8080));
