@@ -151,7 +151,7 @@ thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes of one block, and so of the largest read. Larger ones gain nothing (issue 4: 128 KiB to 1 MiB measured alike).
+/// Bytes of one block, and so of the largest read. Larger ones gain nothing (128 KiB to 1 MiB measured alike).
 const BLOCK: usize = 128 * 1024;
 
 /// Blocks a thread keeps. One poll borrows one at a time, so more than one is needed only after nested use.
