@@ -33,6 +33,9 @@ impl Capture {
     /// # Errors
     /// `tcpdump` is missing or refused.
     pub fn start(host: &Host, interface: &str, name: &str) -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        // Files of its own: an earlier capture's log says "listening on" already.
+        let name = format!("{name}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
         let file = host.directory().join(format!("{name}.pcap"));
         let log = host.directory().join(format!("{name}.tcpdump.log"));
         let path = file.to_str().context("the testbed's directory is no UTF-8")?;
@@ -70,16 +73,20 @@ impl Capture {
         Packets::parse(&read(&file)?)
     }
 
-    /// Sends a datagram over the link and waits until it is in the file: what crossed the link before is then there too.
+    /// Sends datagrams over the link until one is in the file: what crossed the link before is then there too. Again and
+    /// again, since a datagram may be lost, to a neighbour that is being asked for its address for one.
     fn wait_until_caught_up(&self) -> Result<()> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let last =
             format!("end of capture {} {}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        netns::enter(&self.netns, || -> std::io::Result<usize> {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(last.as_bytes(), (GATEWAY, DISCARD))
-        })??;
+        let socket = netns::enter(&self.netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
         wait::until("the capture has caught up", Duration::from_secs(30), || {
-            ensure!(contains(&read(&self.file)?, last.as_bytes()), "its last packet is not there");
+            // An earlier one may have come back as an ICMP error, which the next call reports.
+            let sent = socket.send_to(last.as_bytes(), (GATEWAY, DISCARD));
+            ensure!(
+                contains(&read(&self.file)?, last.as_bytes()),
+                "its last packet is not there (last sent: {sent:?})"
+            );
             Ok(())
         })
     }

@@ -185,5 +185,5 @@ fn refused(client: &Pod, server: &Pod) -> Result<String> {
 }
 
 /// Takes longer than half of an SVID's life, so that one rotation falls into it.
-const DOWNLOAD_MEGABYTES: usize = 28;
+const DOWNLOAD_MEGABYTES: usize = 40;
 const DOWNLOAD_RATE: &str = "2M";

@@ -192,7 +192,7 @@ fn svids_rotate_under_a_download_and_outlive_a_ca_outage() -> Result<()> {
     let server = mesh.n2.pod(PodSpec::new("rotation", "server"))?;
     mesh.settle(&[&client, &server])?;
     let web = Nginx::start(&server, "page\n")?;
-    let expected = web.put_noise("noise", 28)?;
+    let expected = web.put_noise("noise", 40)?;
     let serial = || -> Result<String> {
         let view = mesh.n1.signet(&["certificates"])?;
         let row = signet_testkit::mesh::rows(&view).find(|row| row["id"] == client.spiffe_id());
