@@ -27,14 +27,33 @@ pub(crate) enum Route {
     Debian,
 }
 
+impl Route {
+    /// In the order of preference.
+    pub(crate) const ALL: [Self; 2] = [Self::Rustup, Self::Debian];
+
+    /// In words, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rustup => "rustup's nightly with rust-src",
+            Self::Debian => "Debian's rustc with rust-web-src",
+        }
+    }
+}
+
 impl Compiler {
-    /// The first route that this machine has: rustup's, then Debian's.
+    /// The first route that is whole, with a linker for its LLVM; otherwise the first that has a compiler. A nightly may be
+    /// ahead of every LLVM that this machine can get.
     pub(crate) fn detect() -> Option<Self> {
-        [Route::Rustup, Route::Debian].into_iter().find_map(|route| {
-            let library = sysroot(route)?.join("lib/rustlib/src/rust/library/core");
-            let llvm = llvm_major(&version(route)?)?;
-            library.is_dir().then_some(Self { route, llvm })
-        })
+        let mut found = Route::ALL.into_iter().filter_map(Self::of).collect::<Vec<_>>();
+        let whole = found.iter().position(|compiler| compiler.linker().is_some());
+        (!found.is_empty()).then(|| found.swap_remove(whole.unwrap_or(0)))
+    }
+
+    /// The compiler of one route, where it is installed with its sources.
+    pub(crate) fn of(route: Route) -> Option<Self> {
+        let library = sysroot(route)?.join("lib/rustlib/src/rust/library/core");
+        let llvm = llvm_major(&version(route)?)?;
+        library.is_dir().then_some(Self { route, llvm })
     }
 
     /// `bpf-linker` for this compiler: the one that `setup` built, or one in `PATH` that is linked to the same LLVM.
@@ -79,11 +98,7 @@ impl Compiler {
 
     /// In words, for people.
     pub(crate) fn description(&self) -> String {
-        let from = match self.route {
-            Route::Rustup => "rustup's nightly with rust-src",
-            Route::Debian => "Debian's rustc with rust-web-src",
-        };
-        format!("{from}, LLVM {}", self.llvm)
+        format!("{}, LLVM {}", self.route.name(), self.llvm)
     }
 }
 

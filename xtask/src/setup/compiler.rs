@@ -10,19 +10,37 @@ use super::apt;
 use crate::toolchain::{Compiler, Route};
 use crate::{search_path, step, workspace};
 
-/// Installs what is missing of compiler and linker.
+/// Installs what is missing of compiler and linker, by the first route on which both can be had.
 ///
 /// # Errors
-/// Neither route works here.
+/// Neither route works here; the text has what each of them lacks.
 pub(super) fn install() -> Result<()> {
-    let compiler = match Compiler::detect() {
-        Some(compiler) => compiler,
-        None => install_compiler()?,
-    };
-    if compiler.linker().is_none() {
-        install_linker(&compiler)?;
+    let mut lacking = Vec::new();
+    for route in Route::ALL {
+        match install_route(route) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                eprintln!("  {}: {}", route.name(), first_line(&error));
+                lacking.push(format!("{}: {error:#}", route.name()));
+            }
+        }
     }
-    Ok(())
+    bail!("no compiler for eBPF with a bpf-linker of its LLVM\n{}", lacking.join("\n"))
+}
+
+fn install_route(route: Route) -> Result<()> {
+    let compiler = match Compiler::of(route) {
+        Some(compiler) => compiler,
+        None => install_compiler(route)?,
+    };
+    match compiler.linker() {
+        Some(_) => Ok(()),
+        None => install_linker(&compiler),
+    }
+}
+
+fn first_line(error: &anyhow::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Clippy for the compiler that [`install`] found or installed.
@@ -63,19 +81,12 @@ pub(super) fn describe_plan(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-fn install_compiler() -> Result<Compiler> {
-    if let Err(error) = install_from_rustup() {
-        let first = error.to_string();
-        eprintln!(
-            "  no rust-src from rustup ({}); trying Debian's compiler",
-            first.lines().next().unwrap_or("")
-        );
-        apt::install(&DEBIAN_COMPILER).context(
-            "no compiler for eBPF: give rustup a nightly with rust-src \
-             (`rustup toolchain install nightly --component rust-src`)",
-        )?;
+fn install_compiler(route: Route) -> Result<Compiler> {
+    match route {
+        Route::Rustup => install_from_rustup()?,
+        Route::Debian => apt::install(&DEBIAN_COMPILER)?,
     }
-    Compiler::detect().context("the compiler was installed without an error, and yet is not found")
+    Compiler::of(route).context("the compiler was installed without an error, and yet is not found")
 }
 
 fn install_from_rustup() -> Result<()> {
