@@ -44,7 +44,10 @@ impl Need {
             Self::Program(program) => search_path::find(program.name).is_some(),
             Self::Venv => has_venv(),
             Self::EbpfToolchain => Compiler::detect().is_some_and(|compiler| compiler.linker().is_some()),
-            Self::EbpfClippy => Compiler::detect().is_some_and(|compiler| compiler.clippy().is_some()),
+            // A compiler without a linker may give way to another one, whose clippy would be missed then.
+            Self::EbpfClippy => {
+                Compiler::detect().is_some_and(|c| c.linker().is_some() && c.clippy().is_some())
+            }
             Self::Components => has_components(),
             Self::Envoy => search_path::is_executable(&tools::envoy()),
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
