@@ -5,7 +5,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`drain`], [`telemetry`] |
+//! | 0 | [`block`], [`drain`], [`telemetry`] |
 //! | 1 | [`addr`], [`config`] |
 //! | 2 | [`policy`], [`state`] (`state -> policy`) |
 //! | 3 | [`kernel`], [`discovery`], [`svid`], [`mtls`], [`net`] |
@@ -15,6 +15,7 @@
 pub mod addr;
 pub mod admin;
 pub mod app;
+pub mod block;
 pub mod config;
 pub mod discovery;
 pub mod drain;

@@ -6,12 +6,15 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{AlertDescription, DigitallySignedStruct, NamedGroup, ProtocolVersion, SignatureScheme};
+use rustls::{AlertDescription, DigitallySignedStruct, SignatureScheme};
 use signet_identity::SvidError;
 use signet_identity::testing::{Issued, TestCa, from_now, rcgen, uri_san};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
 
 use super::*;
+
+mod records;
 
 const URI: &str = "spiffe://td/ns/a/sa/peer";
 
@@ -166,23 +169,6 @@ async fn two_svids_of_one_trust_domain_authenticate_each_other_and_carry_bytes()
     let mut hello = [0; 5];
     accepted.read_exact(&mut hello).await.unwrap();
     assert_eq!(&hello, b"hello");
-}
-
-#[tokio::test]
-async fn a_handshake_is_tls_1_3_with_the_hybrid_key_exchange_and_never_resumed() {
-    let ca = TestCa::new("td");
-    let (server, client) = (endpoint(&ca, "server"), endpoint(&ca, "client"));
-    for _ in 0..2 {
-        let (ours, theirs) = pipe();
-        let expected = [ca.id("a", "server")];
-        let (accepted, connected) =
-            tokio::join!(server.accept(theirs), client.connect(ours, &expected, None));
-        let (accepted, connected) = (accepted.unwrap().0, connected.unwrap().0);
-        let connection = connected.get_ref().1;
-        assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-        assert_eq!(connection.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
-        assert_eq!(accepted.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
-    }
 }
 
 #[tokio::test]

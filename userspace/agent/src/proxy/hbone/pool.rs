@@ -16,11 +16,12 @@ use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::addr::WorkloadUid;
-use crate::mtls::{Authenticated, Endpoint};
+use crate::mtls::{Authenticated, Endpoint, SecureStream};
 use crate::net::{self, Netns};
 
 use super::client::{self, Claim, Connection, Driver};
@@ -313,7 +314,7 @@ async fn dial(
     netns: Netns,
     endpoint: Endpoint,
     request: ConnectRequest,
-) -> Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Authenticated), HboneError> {
+) -> Result<(SecureStream<TcpStream>, Authenticated), HboneError> {
     let address = request.key.address;
     let tcp = net::dial(&netns, address, request.timeout).await;
     let tcp = tcp.map_err(|error| HboneError::Dial(address, Arc::new(error)))?;

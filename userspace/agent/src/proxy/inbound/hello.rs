@@ -10,10 +10,9 @@ use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::server::TlsStream;
 
 use crate::addr::{Local, Peer, WorkloadUid};
-use crate::mtls::{Authenticated, Hello};
+use crate::mtls::{Authenticated, Hello, SecureStream};
 use crate::proxy::Context;
 use crate::proxy::accept::Accepted;
 use crate::proxy::baggage::Baggage;
@@ -67,7 +66,7 @@ pub(super) async fn authenticate(
     context: &Context,
     sandbox: &Sandbox,
     accepted: Accepted,
-) -> Result<(Server<TlsStream<TcpStream>>, Client), Failure> {
+) -> Result<(Server<SecureStream<TcpStream>>, Client), Failure> {
     let Accepted { stream, peer, local: dialled } = accepted;
     let wait = context.timeouts.handshake;
     let hello = within(wait, Hello::read(stream)).await?.map_err(Failure::Handshake)?;
