@@ -19,10 +19,24 @@ pub fn path(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// It has not been installed.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let target = directory()?.parent().map(Path::to_owned).context("the build folder has no parent")?;
-    let path = target.join("tools/bin").join(name);
+    let path = target()?.join("tools/bin").join(name);
     ensure!(path.is_file(), "{} is missing: run `cargo xtask setup`", path.display());
     Ok(path)
+}
+
+/// The archive of a container image that `cargo xtask image` writes beside the binaries.
+///
+/// # Errors
+/// It has not been built.
+pub fn image(name: &str) -> Result<PathBuf> {
+    let path = directory()?.join("images").join(format!("{name}.tar"));
+    ensure!(path.is_file(), "{} is missing: run `cargo xtask image --dev`", path.display());
+    Ok(path)
+}
+
+/// The build folder, `target`.
+pub(crate) fn target() -> Result<PathBuf> {
+    directory()?.parent().map(Path::to_owned).context("the build folder has no parent")
 }
 
 /// `target/<profile>`: tests run from `target/<profile>/deps`, the demo from `target/<profile>`.

@@ -1,13 +1,12 @@
 //! cgroup2 directories as guards: whatever still runs in one is killed when it is dropped.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{testbed, wait};
+use crate::{live, wait};
 
 /// A cgroup; dropping it kills its processes and removes it with all below it.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ impl Cgroup {
     }
 
     fn make(path: PathBuf) -> Result<Self> {
-        testbed::proceed();
+        live::proceed();
         fs::create_dir_all(&path).with_context(|| format!("cannot make cgroup {}", path.display()))?;
         Ok(Self { path })
     }
@@ -82,12 +81,16 @@ pub fn mount() -> Result<PathBuf> {
 /// # Errors
 /// A process survived the kill, or a directory could not be removed.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::write(path.join("cgroup.kill"), "1") {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other.with_context(|| format!("cannot kill cgroup {}", path.display()))?,
+    if !path.exists() {
+        return Ok(());
     }
-    wait::until("the killed processes are gone", KILLED_WITHIN, || empty(path))?;
+    // Again and again: a process that its killed parent had just started enters after the first.
+    wait::until("the killed processes are gone", KILLED_WITHIN, || kill(path).and_then(|()| empty(path)))?;
     remove_tree(path)
+}
+
+fn kill(path: &Path) -> Result<()> {
+    fs::write(path.join("cgroup.kill"), "1").with_context(|| format!("cannot kill cgroup {}", path.display()))
 }
 
 fn empty(path: &Path) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::unistd::Uid;
 
-use crate::{binaries, cgroup};
+use crate::{binaries, cgroup, cluster};
 
 /// Something a machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Need {
     Nodes,
     /// The built daemons, and a kernel that can load their programs.
     Engine,
+    /// What a Kubernetes cluster is made of, and the images of its pods.
+    Cluster,
     /// A program of the distribution.
     Program(&'static str),
     /// A program that `cargo xtask setup` installs below `target/`.
@@ -26,6 +28,7 @@ impl Need {
         match self {
             Self::Nodes => no_nodes(),
             Self::Engine => no_nodes().or_else(no_engine),
+            Self::Cluster => no_nodes().or_else(no_cluster),
             Self::Program(name) => {
                 (!on_path(name)).then(|| format!("{name} is not installed: run `cargo xtask setup`"))
             }
@@ -52,7 +55,33 @@ fn no_engine() -> Option<String> {
         .or_else(|| built.into_iter().find_map(Result::err).map(|error| error.to_string()))
 }
 
+fn no_cluster() -> Option<String> {
+    let debian = CLUSTER_PROGRAMS.into_iter().find(|name| !on_path(name));
+    let debian = debian.map(|name| format!("{name} is not installed: run `cargo xtask setup`"));
+    let plugins = || {
+        (!Path::new(CNI_BRIDGE).exists()).then(|| format!("{CNI_BRIDGE} is missing: run `cargo xtask setup`"))
+    };
+    let tools = || CLUSTER_TOOLS.into_iter().map(binaries::tool).find_map(Result::err);
+    let built = || {
+        let images = cluster::IMAGES.into_iter().map(binaries::image);
+        [binaries::path("signet-cluster")].into_iter().chain(images).find_map(Result::err)
+    };
+    debian.or_else(plugins).or_else(|| tools().or_else(built).map(|error| error.to_string()))
+}
+
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
+
+const CLUSTER_PROGRAMS: [&str; 4] = ["etcd", "containerd", "runc", "iptables"];
+const CLUSTER_TOOLS: [&str; 7] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+    "coredns",
+];
+const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use crate::testbed;
+use crate::live;
 
 /// A named network namespace; dropping it deletes the name, and with the last process in it the namespace.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Netns {
     /// # Errors
     /// `ip` refused: not root, or the name exists.
     pub fn add(name: &str) -> Result<Self> {
-        testbed::proceed();
+        live::proceed();
         ip(None, &format!("netns add {name}"))?;
         let netns = Self { name: name.to_owned() };
         netns.ip("link set lo up")?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{testbed, wait};
+use crate::{live, wait};
 
 /// Where a process runs: a network namespace and a cgroup.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ impl Place {
     /// the engine takes a new cgroup's network namespace from its first process.
     #[must_use]
     pub fn command(&self, argv: &[&str]) -> Command {
-        testbed::proceed();
+        live::proceed();
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.netns.display()))

@@ -7,13 +7,13 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{Mutex, Once};
 
 use anyhow::{Context, Result, ensure};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cgroup::{self, Cgroup};
+use crate::live::{self, report};
 use crate::manifests::Manifests;
 use crate::netns::{self, Netns};
 use crate::process::Place;
@@ -36,9 +36,8 @@ impl Testbed {
     /// Not root, no cgroup2 mount, or no iproute2.
     pub fn new() -> Result<Self> {
         SWEPT.call_once(sweep);
-        remove_on_signals();
         let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        LIVE.lock().expect("no holder panics").push(name.clone());
+        live::register(&name, remove);
         let directory = std::env::temp_dir().join(&name);
         let cgroup = Cgroup::add(&name)?;
         let fabric = Netns::add(&format!("{name}-fabric"))?;
@@ -75,7 +74,7 @@ impl Testbed {
     /// The mark cannot be written.
     pub fn keep(self) -> Result<()> {
         fs::write(self.directory.join(KEPT), "").context("cannot mark the testbed as kept")?;
-        forget_live(&self.name);
+        live::forget(&self.name);
         std::mem::forget(self);
         Ok(())
     }
@@ -125,7 +124,7 @@ impl Drop for Testbed {
     fn drop(&mut self) {
         report(self.save_logs());
         report(remove(&self.name));
-        forget_live(&self.name);
+        live::forget(&self.name);
     }
 }
 
@@ -187,7 +186,7 @@ impl Host {
     /// # Errors
     /// The cgroup could not be made.
     pub fn place(&self, unit: &str) -> Result<Place> {
-        proceed();
+        live::proceed();
         let cgroup = self.cgroup.path().join("system").join(unit);
         fs::create_dir_all(&cgroup).with_context(|| format!("cannot make cgroup {}", cgroup.display()))?;
         Ok(Place { netns: self.netns.path(), cgroup })
@@ -238,7 +237,7 @@ fn remove_prefixed(directory: &Path, prefix: &str) -> Result<()> {
 }
 
 /// Makes the calling thread's network namespace a router. Reno, because BBR's pacing makes short flows on veth links slow.
-fn route_packets() -> Result<()> {
+pub(crate) fn route_packets() -> Result<()> {
     for (setting, value) in [
         ("ipv4/ip_forward", "1"),
         ("ipv6/conf/all/forwarding", "1"),
@@ -284,36 +283,6 @@ fn entries(directory: &Path) -> impl Iterator<Item = String> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok())
 }
 
-/// Takes the live testbeds down when this process is asked to end.
-fn remove_on_signals() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        std::thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            report(runtime.context("no runtime for signals").and_then(|rt| rt.block_on(asked_to_end())));
-            // Held until the end: the other threads stop at their next step, see `proceed`.
-            let live = LIVE.lock().expect("no holder panics");
-            // Twice, for what a thread was in the middle of making.
-            live.iter().chain(live.iter()).for_each(|name| report(remove(name)));
-            std::process::exit(128 + libc::SIGINT);
-        });
-    });
-}
-
-/// Called before anything is made that would have to be removed: returns at once, or never, where this process is ending.
-pub(crate) fn proceed() {
-    drop(LIVE.lock().expect("no holder panics"));
-}
-
-async fn asked_to_end() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        ctrl_c = tokio::signal::ctrl_c() => ctrl_c?,
-        _ = terminate.recv() => (),
-    }
-    Ok(())
-}
-
 fn logs_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut logs = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -327,19 +296,6 @@ fn logs_below(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(logs)
 }
 
-fn forget_live(name: &str) {
-    LIVE.lock().expect("no holder panics").retain(|live| live != name);
-}
-
-fn report(result: Result<()>) {
-    if let Err(error) = result {
-        eprintln!("testkit: {error:#}");
-    }
-}
-
-/// Testbeds of this process. Written by [`Testbed`]'s constructor and drop; read, and then held, when a signal ends the
-/// process.
-static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
 

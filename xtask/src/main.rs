@@ -1,4 +1,4 @@
-//! Signet's commands: `cargo xtask setup | build | demo | test | bench | check`.
+//! Signet's commands: `cargo xtask setup | build | image | demo | cluster | test | bench | check`.
 //!
 //! One module per command. Whatever a command finds missing it installs through [`setup`], saying so first, so that on a
 //! fresh machine `cargo xtask demo` and `cargo xtask test` need nothing before them. Nothing is written outside
@@ -7,8 +7,10 @@
 mod bench;
 mod build;
 mod check;
+mod cluster;
 mod demo;
 mod ebpf;
+mod image;
 mod search_path;
 mod setup;
 mod step;
@@ -33,6 +35,10 @@ enum Command {
     Setup(setup::Options),
     /// Build the eBPF object, then signetd with it inside, signet-ca and signet
     Build(build::Options),
+    /// Container images of signetd and signet-ca, as OCI layouts and as archives
+    Image(image::Options),
+    /// A real two-node Kubernetes cluster on this machine, with the images imported
+    Cluster(cluster::Options),
     /// Two nodes, three pods, real mTLS: show it step by step, with evidence
     Demo(demo::Options),
     /// Direct TCP, a pair of Envoys and Signet side by side: throughput, requests, connections, CPU, memory
@@ -57,6 +63,8 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Setup(options) => setup::run(options),
         Command::Build(options) => build::run(options),
+        Command::Image(options) => image::run(options),
+        Command::Cluster(options) => cluster::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Bench(options) => bench::run(options),
         Command::Test(options) => test::run(options),

@@ -5,6 +5,8 @@
 
 mod apt;
 mod compiler;
+mod go;
+mod gotools;
 mod need;
 pub(crate) mod tools;
 
@@ -33,6 +35,8 @@ pub(crate) enum Purpose {
     Build,
     /// Run the demo
     Demo,
+    /// Run a cluster
+    Cluster,
     /// Run every test
     Test,
     /// Measure

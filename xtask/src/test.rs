@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::setup::{self, Purpose};
-use crate::{ebpf, step, workspace};
+use crate::{ebpf, image, step, workspace};
 use tally::Tally;
 
 /// Options of `test`.
@@ -65,6 +65,7 @@ fn prepare(tally: &mut Tally) {
     note("setup", setup::ensure(Purpose::Test));
     note("eBPF object", ebpf::build().map(|_| ()));
     note("binaries", build_everything());
+    note("images", image::write(false).map(drop));
 }
 
 /// Test targets and binaries in one build, so that both see the same features of their dependencies.

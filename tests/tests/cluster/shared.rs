@@ -1,0 +1,45 @@
+//! The cluster that every test may use that does not hurt its neighbours: its objects are in a namespace of their own.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use signet_testkit::cluster::Cluster;
+
+/// The shared cluster; started by the first test that asks for it.
+///
+/// # Errors
+/// It could not be started; asked again, it says the same at once.
+pub(crate) fn cluster() -> Result<Arc<Cluster>> {
+    let mut shared = SHARED.lock().map_err(|_| anyhow!("the shared cluster panicked while it started"))?;
+    let start = || Cluster::start().map(Arc::new).map_err(|error| format!("{error:#}"));
+    shared.get_or_insert_with(start).clone().map_err(|error| anyhow!("no shared cluster: {error}"))
+}
+
+/// Takes it down. Called once, after the last test.
+pub(crate) fn end() {
+    if let Ok(mut shared) = SHARED.lock() {
+        shared.take();
+    }
+}
+
+/// A pod of one container that runs `command` on a node of its own choice or of ours.
+pub(crate) fn pod(namespace: &str, name: &str, node: &str, image: &str, command: &[&str]) -> String {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": format!("localhost/{image}:{VERSION}"), "command": command}],
+        },
+    })
+    .to_string()
+}
+
+/// The tag of the images.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// For a machine that is busy with a build.
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
+
+/// Written by the first test that asks and by [`end`]; read by every test.
+static SHARED: Mutex<Option<Result<Arc<Cluster>, String>>> = Mutex::new(None);
