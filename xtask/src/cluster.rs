@@ -66,5 +66,5 @@ fn prepare() -> Result<()> {
     }
     setup::ensure(Purpose::Cluster)?;
     build::binaries(false)?;
-    image::write(false).map(drop)
+    image::write_for_tests()
 }

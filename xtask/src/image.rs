@@ -26,11 +26,17 @@ use crate::{build, workspace};
 use recipe::Recipe;
 
 /// Options of `image`.
-#[derive(Args, Clone, Copy)]
+#[derive(Args)]
 pub(crate) struct Options {
     /// From the unoptimised build, with the images that the tests' pods need
     #[arg(long)]
     dev: bool,
+    /// From the programs that were built last
+    #[arg(long)]
+    no_build: bool,
+    /// Where to; beside the programs otherwise
+    #[arg(long)]
+    output: Option<PathBuf>,
 }
 
 /// Builds the images, and says where they are.
@@ -38,9 +44,14 @@ pub(crate) struct Options {
 /// # Errors
 /// Something does not compile, or a part of an image is missing.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    setup::ensure(if options.dev { Purpose::Cluster } else { Purpose::Build })?;
-    build::binaries(!options.dev)?;
-    for image in write(!options.dev)? {
+    let binaries = workspace::binaries(!options.dev);
+    if !options.no_build {
+        setup::ensure(if options.dev { Purpose::Cluster } else { Purpose::Build })?;
+        build::binaries(!options.dev)?;
+    }
+    let folder = options.output.clone().unwrap_or_else(|| binaries.join(FOLDER));
+    let tests = if options.dev { &recipe::FOR_TESTS[..] } else { &[] };
+    for image in write_to(&folder, &binaries, tests)? {
         println!("{}  {}\n  {}", image.name, image.digest, image.archive.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -53,16 +64,18 @@ pub(crate) struct Written {
     archive: PathBuf,
 }
 
-/// Writes the images from binaries that are built, beside them.
+/// Writes the images of tests from binaries that are built, beside them.
 ///
 /// # Errors
 /// A part of an image is missing.
-pub(crate) fn write(release: bool) -> Result<Vec<Written>> {
-    let binaries = workspace::binaries(release);
-    let folder = binaries.join("images");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let tests = if release { &[][..] } else { &recipe::FOR_TESTS };
-    recipe::PRODUCT.iter().chain(tests).map(|recipe| write_one(recipe, &binaries, &folder)).collect()
+pub(crate) fn write_for_tests() -> Result<()> {
+    let binaries = workspace::binaries(false);
+    write_to(&binaries.join(FOLDER), &binaries, &recipe::FOR_TESTS).map(drop)
+}
+
+fn write_to(folder: &Path, binaries: &Path, tests: &[Recipe]) -> Result<Vec<Written>> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    recipe::PRODUCT.iter().chain(tests).map(|recipe| write_one(recipe, binaries, folder)).collect()
 }
 
 fn write_one(recipe: &Recipe, binaries: &Path, folder: &Path) -> Result<Written> {
@@ -71,3 +84,6 @@ fn write_one(recipe: &Recipe, binaries: &Path, folder: &Path) -> Result<Written>
     let archive = folder.join(format!("{}.tar", recipe.name));
     Ok(Written { name: image.reference, digest, archive })
 }
+
+/// Below the folder of the programs; the test kit looks there.
+const FOLDER: &str = "images";

@@ -65,7 +65,7 @@ fn prepare(tally: &mut Tally) {
     note("setup", setup::ensure(Purpose::Test));
     note("eBPF object", ebpf::build().map(|_| ()));
     note("binaries", build_everything());
-    note("images", image::write(false).map(drop));
+    note("images", image::write_for_tests());
 }
 
 /// Test targets and binaries in one build, so that both see the same features of their dependencies.

@@ -129,13 +129,15 @@ impl Recipe {
     }
 }
 
-/// A program without its debug information, which is most of it; its symbols stay, for backtraces.
+/// A program without its debug information, which is most of it; its symbols stay, for backtraces. Its build id goes too: it
+/// is a hash over the paths in the debug information, and the only other thing that tells in which folder it was built.
 fn strip(name: &str, binaries: &Path) -> Result<PathBuf> {
-    let folder = binaries.join("images/stripped");
+    let folder = binaries.join("stripped");
     fs::create_dir_all(&folder)?;
     let (from, to) = (binaries.join(name), folder.join(name));
     let mut command = Command::new("strip");
-    step::output(command.arg("--strip-debug").arg("-o").arg(&to).arg(&from))
+    command.args(["--strip-debug", "--remove-section=.note.gnu.build-id"]).arg("-o").arg(&to).arg(&from);
+    step::output(&mut command)
         .with_context(|| format!("cannot strip {}: is it built, and binutils there?", from.display()))?;
     Ok(to)
 }

@@ -63,8 +63,9 @@ impl Module {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let tools = tools(&text);
         let first = tools.first().with_context(|| format!("{} has no tool", path.display()))?;
-        let version =
-            version(&text, first).with_context(|| format!("{} requires no {first}", path.display()))?;
+        let version = version(&text, first)
+            .or_else(|| direct_version(&text))
+            .with_context(|| format!("{} requires no {first}", path.display()))?;
         Ok(Self { name: name.to_owned(), version, tools })
     }
 
@@ -84,9 +85,12 @@ impl Module {
 
     fn provided(&self, program: &str) -> Option<PathBuf> {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(|folder| Path::new(&folder).join(program));
+        // `cluster up` tells people to put our own folder of links first.
+        let usable =
+            |found: &PathBuf| !found.starts_with(workspace::tools()) && is_version(found, &self.version);
         assets
             .filter(|asset| search_path::is_executable(asset))
-            .or_else(|| search_path::find(program).filter(|found| is_version(found, &self.version)))
+            .or_else(|| search_path::find(program).filter(usable))
     }
 
     fn is_there(&self, tool: &str) -> bool {
@@ -179,6 +183,12 @@ fn version(go_mod: &str, package: &str) -> Option<String> {
     })
 }
 
+/// The version of the one module that a program of our own is made from.
+fn direct_version(go_mod: &str) -> Option<String> {
+    let line = go_mod.lines().find_map(|line| line.strip_prefix("require "))?;
+    line.split_whitespace().find(|word| word.starts_with('v')).map(str::to_owned)
+}
+
 /// Programs disagree on how to ask for their version, and some would start without a known flag.
 fn is_version(program: &Path, wanted: &str) -> bool {
     let Some((minor, _)) = wanted.trim_start_matches('v').rsplit_once('.') else { return false };
@@ -204,6 +214,7 @@ mod tests {
         let go_mod = "require k8s.io/kubernetes v1.36.3\nrequire (\n\tk8s.io/kube v0.1.0 // indirect\n)\n";
         assert_eq!(version(go_mod, "k8s.io/kubernetes/cmd/kubelet").as_deref(), Some("v1.36.3"));
         assert_eq!(version(go_mod, "k8s.io/other"), None);
+        assert_eq!(direct_version("require a.b/c v1.2.0\n").as_deref(), Some("v1.2.0"));
     }
 
     #[test]
