@@ -104,6 +104,14 @@ impl Cluster {
         all.find(|component| component.name() == name).with_context(|| format!("a cluster has no {name}"))
     }
 
+    /// Waits until the API server is ready, after a test has started it again.
+    ///
+    /// # Errors
+    /// It is not in time, or ended; carries the end of its log.
+    pub fn wait_for_api_server(&self) -> Result<()> {
+        control::wait_ready(self.component("kube-apiserver")?, self.kubectl())
+    }
+
     /// A command outside of the nodes, on the control plane's machine: a client of NodePorts, a stranger.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl ControlPlane {
         write_kubeconfigs(layout, &files, &tokens, &port)?;
         let kubectl = Kubectl::new(&layout.kubeconfig())?;
         api_server.wait_for_line(&["Serving securely on"], READY_WITHIN)?;
-        api_server.wait_until("is ready", READY_WITHIN, || kubectl.run(&["get", "--raw", "/readyz"]))?;
+        wait_ready(&api_server, &kubectl)?;
         kubectl.wait("default", "namespace/kube-system", "create", READY_WITHIN)?;
         kubectl.apply(&dns_manifests())?;
         let controllers = start("kube-controller-manager", controller_manager(&files)?)?;
@@ -80,6 +80,12 @@ impl ControlPlane {
     pub(crate) fn ca(&self) -> PathBuf {
         self.files.join("ca.crt")
     }
+}
+
+/// Waits until an API server that was started answers that it is ready.
+pub(crate) fn wait_ready(api_server: &Component, kubectl: &Kubectl) -> Result<()> {
+    let ready = || kubectl.run(&["get", "--raw", "/readyz"]);
+    api_server.wait_until("is ready", READY_WITHIN, ready).map(drop)
 }
 
 fn write_credentials(files: &Path) -> Result<Vec<String>> {

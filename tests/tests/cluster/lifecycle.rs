@@ -16,6 +16,7 @@ use crate::shared::{self, WITHIN};
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
     a_cluster_that_is_down_leaves_nothing,
     a_killed_up_is_replaced_and_a_second_up_finds_the_first,
+    a_killed_api_server_starts_again_and_the_pods_have_run_on,
     a_component_that_does_not_start_is_named_with_its_last_words,
 );
 
@@ -71,6 +72,23 @@ fn a_killed_up_is_replaced_and_a_second_up_finds_the_first() -> Result<()> {
     ensure!(!api_server.exists(), "down has left {}", api_server.display());
     ensure!(stdout(&name.run("down")?)?.contains("there was none"), "a second down finds something");
     Ok(())
+}
+
+fn a_killed_api_server_starts_again_and_the_pods_have_run_on() -> Result<()> {
+    let cluster = Cluster::start()?;
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&shared::pod("default", "on", "n1", "signet-workload", &["sleep", "3600"]))?;
+    kubectl.wait_ready("default", "on", WITHIN)?;
+    let started =
+        || kubectl.run(&["get", "pod/on", "--output=jsonpath={.status.containerStatuses[0].containerID}"]);
+    let before = started()?;
+    let api_server = cluster.component("kube-apiserver")?;
+    api_server.kill()?;
+    ensure!(started().is_err(), "kubectl gets an answer without an API server");
+    api_server.start()?;
+    cluster.wait_for_api_server()?;
+    ensure!(started()? == before, "the pod's container is another one");
+    kubectl.exec("default", "on", &["true"]).map(drop)
 }
 
 fn a_component_that_does_not_start_is_named_with_its_last_words() -> Result<()> {

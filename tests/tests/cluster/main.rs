@@ -2,6 +2,7 @@
 //!
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
+mod engine;
 mod images;
 mod lifecycle;
 mod network;
@@ -18,4 +19,4 @@ fn main() {
 }
 
 /// In the order of importance.
-const TABLES: &[&[Test]] = &[network::TESTS, images::TESTS, lifecycle::TESTS];
+const TABLES: &[&[Test]] = &[network::TESTS, images::TESTS, engine::TESTS, lifecycle::TESTS];
