@@ -7,6 +7,7 @@ mod faults;
 mod guards;
 mod hbone;
 mod lifecycle;
+mod native;
 mod policy;
 mod services;
 mod shared;
@@ -31,10 +32,13 @@ const TABLES: &[&[Test]] = &[
     lifecycle::TESTS,
     lifecycle::FOOTPRINT_TESTS,
     hbone::TESTS,
+    native::TESTS,
     services::TESTS,
     views::TESTS,
     connect::BULK_TESTS,
+    native::BULK_TESTS,
     hbone::ENVOY_TESTS,
+    native::ENVOY_TESTS,
     faults::SLOW_TESTS,
     guards::TESTS,
 ];

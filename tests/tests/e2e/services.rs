@@ -70,7 +70,7 @@ fn a_service_without_a_ready_endpoint_refuses() -> Result<()> {
 }
 
 /// A dual-stack Service `namespace/web`, port 80 to 8080, with one slice for each family.
-fn service(namespace: &str, vips: [&str; 2], endpoints: &[(&Pod, bool, &str)]) -> String {
+pub(crate) fn service(namespace: &str, vips: [&str; 2], endpoints: &[(&Pod, bool, &str)]) -> String {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": namespace},
         "spec": {"clusterIP": vips[0], "clusterIPs": vips, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},

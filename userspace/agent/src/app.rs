@@ -27,6 +27,7 @@ use crate::proxy;
 use crate::proxy::connections::Connections;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
+use crate::proxy::native;
 use crate::reconcile::{NodeOptions, Reconciler, Statuses};
 use crate::state::{Event, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
@@ -215,6 +216,8 @@ fn proxy_context(
         state: state.clone(),
         origins: Arc::new(kernel.origins()),
         pool: Pool::new(),
+        native: native::Pool::new(),
+        tunnel: config.mesh.tunnel,
         metrics: Arc::new(Metrics::new(registry, connections.clone())),
         connections,
         timeouts: config.timeouts.clone(),

@@ -65,6 +65,18 @@ pub struct Mesh {
     pub cluster_domain: String,
     /// Whose policies are mesh-wide.
     pub root_namespace: String,
+    /// What is spoken between nodes.
+    pub tunnel: Tunnel,
+}
+
+/// `mesh.tunnel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// The native tunnel where the peer knows it, HBONE with everybody else.
+    Auto,
+    /// HBONE with everybody.
+    Hbone,
 }
 
 /// `source`: exactly one.
@@ -326,6 +338,7 @@ impl Default for Mesh {
             cluster: "Kubernetes".into(),
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
+            tunnel: Tunnel::Auto,
         }
     }
 }

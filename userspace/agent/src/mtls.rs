@@ -42,14 +42,27 @@ pub struct Endpoint {
     /// End of the SVID's validity, seconds since 1970, included.
     not_after: u64,
     bundles: Arc<BundleSet>,
+    /// It offers the native tunnel beside HBONE.
+    native: bool,
     server: Arc<ServerConfig>,
     /// Accepts nobody: each connection gets a copy that knows whom it expects.
     client: Arc<ClientConfig>,
 }
 
+/// What is spoken over an authenticated connection, agreed upon by ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 CONNECT (docs/hbone.md).
+    Hbone,
+    /// The native tunnel (docs/native.md).
+    Native,
+}
+
 /// A peer that proved who it is.
 #[derive(Clone, Debug)]
 pub struct Authenticated {
+    /// What it wants to speak.
+    pub protocol: Protocol,
     /// Its SPIFFE ID.
     pub peer: SpiffeId,
     /// The last second, since 1970, in which both its certificate and our own are valid. TLS looks at validity once, so
@@ -68,17 +81,41 @@ impl Authenticated {
 }
 
 impl Endpoint {
-    /// Builds both configurations.
+    /// Builds both configurations, for HBONE.
     ///
     /// # Errors
     /// A key that rustls refuses.
     pub fn new(svid: &Arc<X509Svid>) -> Result<Self, HandshakeError> {
+        Self::offering(svid, false)
+    }
+
+    /// Builds both configurations, for the native tunnel where the peer knows it and HBONE where not.
+    ///
+    /// # Errors
+    /// A key that rustls refuses.
+    pub fn native(svid: &Arc<X509Svid>) -> Result<Self, HandshakeError> {
+        Self::offering(svid, true)
+    }
+
+    fn offering(svid: &Arc<X509Svid>, native: bool) -> Result<Self, HandshakeError> {
         let identity = Arc::new(certified(svid)?);
         let bundles = svid.bundles().clone();
-        let server = Arc::new(server_config(bundles.clone(), identity.clone())?);
+        let server = Arc::new(server_config(bundles.clone(), identity.clone(), native)?);
         let client = Arc::new(client_config(bundles.clone(), identity)?);
         let (id, serial, not_after) = (svid.id().clone(), svid.serial().into(), svid.not_after());
-        Ok(Self { id, serial, not_after, bundles, server, client })
+        Ok(Self { id, serial, not_after, bundles, native, server, client })
+    }
+
+    /// It offers the native tunnel.
+    #[must_use]
+    pub fn offers_native(&self) -> bool {
+        self.native
+    }
+
+    /// The same, as a client that offers HBONE alone.
+    #[must_use]
+    pub fn for_hbone(&self) -> Self {
+        Self { native: false, ..self.clone() }
     }
 
     /// The serial number of the SVID's leaf: what tells a rotated SVID from its predecessor.
@@ -119,6 +156,7 @@ impl Endpoint {
         let mut config = ClientConfig::clone(&self.client);
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config.enable_sni = sni.is_some();
+        config.alpn_protocols = alpn(self.native);
         let mut client = UnbufferedClientConnection::new(Arc::new(config), server_name(sni)?)
             .map_err(HandshakeError::OwnConfiguration)?;
         let mut incoming = Incoming::default();
@@ -134,13 +172,15 @@ impl Endpoint {
         connection: &CommonState,
         sni: Option<Arc<str>>,
     ) -> Result<Authenticated, HandshakeError> {
-        if connection.alpn_protocol() != Some(ALPN) {
-            return Err(HandshakeError::NoAlpn);
-        }
+        let protocol = match connection.alpn_protocol() {
+            Some(ALPN) => Protocol::Hbone,
+            Some(NATIVE_ALPN) => Protocol::Native,
+            _ => return Err(HandshakeError::NoAlpn),
+        };
         let leaf =
             connection.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeError::NoCertificate)?;
         let VerifiedLeaf { id: peer, not_after } = read_verified(leaf)?;
-        Ok(Authenticated { peer, not_after: not_after.min(self.not_after), sni })
+        Ok(Authenticated { protocol, peer, not_after: not_after.min(self.not_after), sni })
     }
 }
 
@@ -217,13 +257,14 @@ where
 fn server_config(
     bundles: Arc<BundleSet>,
     identity: Arc<SingleCertAndKey>,
+    native: bool,
 ) -> Result<ServerConfig, HandshakeError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(HandshakeError::OwnConfiguration)?
         .with_client_cert_verifier(Arc::new(AnyTrustedClient::new(bundles)))
         .with_cert_resolver(identity);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn(native);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.enable_secret_extraction = true;
@@ -241,7 +282,6 @@ fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
         .with_client_cert_resolver(identity);
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_secret_extraction = true;
     Ok(config)
@@ -251,6 +291,12 @@ fn certified(svid: &X509Svid) -> Result<SingleCertAndKey, HandshakeError> {
     let key = aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::Pkcs8(svid.key().pkcs8()))
         .map_err(HandshakeError::OwnConfiguration)?;
     Ok(SingleCertAndKey::from(CertifiedKey::new(svid.chain().to_vec(), key)))
+}
+
+/// What is offered, or chosen from: in the order of preference.
+fn alpn(native: bool) -> Vec<Vec<u8>> {
+    let own = native.then(|| NATIVE_ALPN.to_vec());
+    own.into_iter().chain([ALPN.to_vec()]).collect()
 }
 
 /// rustls wants a name even where none is sent; an address never becomes an SNI (RFC 6066 §3).
@@ -284,6 +330,9 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// What HBONE negotiates, exactly (istio/ztunnel `src/tls/certificate.rs`).
 const ALPN: &[u8] = b"h2";
+
+/// The native tunnel (docs/native.md).
+const NATIVE_ALPN: &[u8] = b"signet/1";
 
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 

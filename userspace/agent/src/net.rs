@@ -19,10 +19,10 @@ use nix::errno::Errno;
 
 pub use descriptors::raise_open_files;
 pub use dial::{dial, dial_transparent};
-pub use leg::{Leg, reset};
+pub use leg::{Leg, Received, arm, disarm, reset};
 pub use listen::{Listeners, prepare, restore};
 pub use netns::Netns;
-pub use relay::{Action, RelayError, Side, Traffic, relay};
+pub use relay::{Action, RelayError, Side, Traffic, relay, relay_after};
 
 /// Why a socket could not be had, sorted by who is to blame.
 #[derive(Debug, thiserror::Error)]

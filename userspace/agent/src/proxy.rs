@@ -18,12 +18,14 @@ pub mod hbone;
 mod inbound;
 mod meter;
 pub mod metrics;
+pub mod native;
 mod outbound;
 mod outcome;
 mod parties;
 mod sandbox;
 pub(crate) mod sni;
 mod traceparent;
+mod upstream;
 
 #[cfg(test)]
 mod testing;
@@ -38,7 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::addr::{CgroupId, NetnsCookie};
-use crate::config::Timeouts;
+use crate::config::{Timeouts, Tunnel};
 use crate::drain::Watch;
 use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
@@ -58,6 +60,10 @@ pub struct Context {
     pub origins: Arc<dyn OriginLookup>,
     /// HBONE client connections of the whole node.
     pub pool: Pool,
+    /// Native tunnels of the whole node that are at rest.
+    pub native: native::Pool,
+    /// What is spoken between nodes.
+    pub tunnel: Tunnel,
     /// Istio's TCP metrics.
     pub metrics: Arc<Metrics>,
     /// Every live connection.

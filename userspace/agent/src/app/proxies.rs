@@ -58,7 +58,7 @@ impl Sandboxes for Proxies {
         if workloads.get(&cgroup).is_some_and(|present| present.workload == workload) {
             return;
         }
-        workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials)));
+        workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials, self.context.tunnel)));
     }
 
     fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId) {
@@ -80,5 +80,7 @@ impl Sandboxes for Proxies {
 
     fn forget(&mut self, workload: &WorkloadUid) {
         self.context.pool.forget(workload);
+        self.context.native.forget(workload);
+        self.context.connections.close_tunnels(workload);
     }
 }

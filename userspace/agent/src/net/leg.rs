@@ -1,27 +1,28 @@
 //! One leg of a relayed connection: a byte stream that can half-close, and that can end in failure.
 //!
 //! `AsyncRead` cannot lend the bytes it already has, nor say that a stream broke instead of ending, so the relay speaks
-//! this trait instead. Bytes travel as [`Bytes`]: what HTTP/2 has decoded reaches the socket without a copy, and what a
-//! socket was read into is handed to HTTP/2 as it is.
+//! this trait instead. What the bytes travel in is the leg's choice: [`Block`] where both ends are sockets, or records
+//! over one; [`Bytes`] where HTTP/2 is an end, which hands out what it has decoded without a copy and takes no less.
 //!
 //! Sockets are read into blocks that belong to the thread, not to the connection: an idle connection holds none, and a
 //! busy one that is written out at once uses the same block over and over.
 
 use std::cell::RefCell;
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-/// One end of a relay. All polls are made by one task.
-pub trait Leg: Unpin {
+use crate::block::{self, Block};
+
+/// One end of a relay, whose bytes travel in `C`. All polls are made by one task.
+pub trait Leg<C = Bytes>: Unpin {
     /// From here on, however the leg ends before [`Leg::complete`], its peer must see a failure and not an end: on an
     /// error, when the relay is dropped, and where the kernel can do it, when the process dies.
     ///
@@ -36,16 +37,25 @@ pub trait Leg: Unpin {
     ///
     /// # Errors
     /// The leg broke: what came before may be only a part.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<C>>>;
 
     /// `count` received bytes have reached the other leg: the peer may send as many more.
     fn release(&mut self, count: usize);
 
-    /// Takes bytes from the front of `chunk`; ready when all of them are taken.
+    /// Takes bytes from the front of `chunk`; ready when all of them are sent. Until then it is called again, also where
+    /// nothing is left in `chunk`.
     ///
     /// # Errors
     /// The leg broke.
-    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>>;
+    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut C) -> Poll<io::Result<()>>;
+
+    /// Nothing follows for now: sends what was kept back to travel with it, if there is any.
+    ///
+    /// # Errors
+    /// The leg broke.
+    fn poll_lull(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 
     /// Passes the orderly end on (FIN, END_STREAM), after all that was sent.
     ///
@@ -61,27 +71,53 @@ pub trait Leg: Unpin {
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
 
-impl Leg for TcpStream {
+/// What a socket's bytes can be received into.
+pub trait Received: Buf + Default + Unpin {
+    /// The next bytes of `stream`; empty at its end.
+    ///
+    /// # Errors
+    /// It broke.
+    fn poll_from(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Self>>;
+}
+
+impl Received for Bytes {
+    fn poll_from(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Self>> {
+        let mut room = Room::borrow();
+        ready!(poll_read_buf(Pin::new(stream), cx, &mut room.0))?;
+        Poll::Ready(Ok(room.0.split().freeze()))
+    }
+}
+
+impl Received for Block {
+    fn poll_from(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Self>> {
+        let mut block = Self::borrow();
+        let mut room = ReadBuf::new(&mut block.room()[..block::CONTENT]);
+        ready!(tokio::io::AsyncRead::poll_read(Pin::new(stream), cx, &mut room))?;
+        let count = room.filled().len();
+        block.fill(count);
+        Poll::Ready(Ok(block))
+    }
+}
+
+impl<C: Received> Leg<C> for TcpStream {
     fn arm(&mut self) -> io::Result<()> {
-        SockRef::from(&*self).set_linger(Some(Duration::ZERO))
+        arm(self)
     }
 
     fn complete(&mut self) {
-        // It fails on a closed descriptor only, and then there is nothing left to close in order.
-        let _ = SockRef::from(&*self).set_linger(None);
+        disarm(self);
     }
 
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        let mut block = Block::borrow();
-        let received = ready!(poll_read_buf(Pin::new(self), cx, &mut *block))?;
-        Poll::Ready(Ok((received > 0).then(|| block.split().freeze())))
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<C>>> {
+        let received = ready!(C::poll_from(self, cx))?;
+        Poll::Ready(Ok(received.has_remaining().then_some(received)))
     }
 
     fn release(&mut self, _: usize) {}
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
-        while !chunk.is_empty() {
-            let sent = ready!(Pin::new(&mut *self).poll_write(cx, chunk))?;
+    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut C) -> Poll<io::Result<()>> {
+        while chunk.has_remaining() {
+            let sent = ready!(Pin::new(&mut *self).poll_write(cx, chunk.chunk()))?;
             chunk.advance(sent);
         }
         Poll::Ready(Ok(()))
@@ -102,57 +138,88 @@ impl Leg for TcpStream {
     }
 }
 
+/// A leg that outlives its relay: where the relay ends in order, it can be used again.
+impl<C, L: Leg<C>> Leg<C> for &mut L {
+    fn arm(&mut self) -> io::Result<()> {
+        (**self).arm()
+    }
+    fn complete(&mut self) {
+        (**self).complete();
+    }
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<C>>> {
+        (**self).poll_receive(cx)
+    }
+    fn release(&mut self, count: usize) {
+        (**self).release(count);
+    }
+    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut C) -> Poll<io::Result<()>> {
+        (**self).poll_send(cx, chunk)
+    }
+    fn poll_lull(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_lull(cx)
+    }
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_end(cx)
+    }
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_flushed(cx)
+    }
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_broken(cx)
+    }
+}
+
+/// From here on the socket is reset however it ends, by [`reset`], a drop or the process's death, until [`disarm`].
+///
+/// # Errors
+/// It is broken already.
+pub fn arm(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// The socket ends in order.
+pub fn disarm(stream: &TcpStream) {
+    // It fails on a closed descriptor only, and then there is nothing left to close in order.
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
 /// Closes a TCP socket with RST instead of FIN: its peer sees a failure, and what is still unsent is dropped.
 pub fn reset(stream: TcpStream) {
     // It fails on a socket that is broken already, which its peer knows.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = arm(&stream);
 }
 
-/// Room to read into, on loan from the thread; its rest goes back when dropped.
-struct Block(BytesMut);
+/// Room to read [`Bytes`] into, on loan from the thread; its rest goes back when dropped.
+struct Room(BytesMut);
 
-impl Block {
+impl Room {
     fn borrow() -> Self {
         let mut room = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         // Everything read from it has been written: use it from its beginning. Otherwise its rest will do, if there is one.
-        if !room.try_reclaim(BLOCK) && room.capacity() < BLOCK / 4 {
-            room.reserve(BLOCK);
+        if !room.try_reclaim(ROOM) && room.capacity() < ROOM / 4 {
+            room.reserve(ROOM);
         }
         Self(room)
     }
 }
 
-impl Drop for Block {
+impl Drop for Room {
     fn drop(&mut self) {
         SPARE.with_borrow_mut(|spare| {
-            if spare.len() < SPARE_BLOCKS {
+            if spare.len() < SPARE_ROOMS {
                 spare.push(std::mem::take(&mut self.0));
             }
         });
     }
 }
 
-impl Deref for Block {
-    type Target = BytesMut;
-
-    fn deref(&self) -> &BytesMut {
-        &self.0
-    }
-}
-
-impl DerefMut for Block {
-    fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.0
-    }
-}
-
 thread_local! {
-    /// Blocks nobody reads into at the moment. Taken and given back by [`Block`] within one poll; ends with the thread.
+    /// Rooms nobody reads into at the moment. Taken and given back by [`Room`] within one poll; ends with the thread.
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes of one block, and so of the largest read. Larger ones gain nothing (128 KiB to 1 MiB measured alike).
-const BLOCK: usize = 128 * 1024;
+/// Bytes of one room, and so of the largest read. Larger ones gain nothing (128 KiB to 1 MiB measured alike).
+const ROOM: usize = 128 * 1024;
 
-/// Blocks a thread keeps. One poll borrows one at a time, so more than one is needed only after nested use.
-const SPARE_BLOCKS: usize = 2;
+/// Rooms a thread keeps. One poll borrows one at a time, so more than one is needed only after nested use.
+const SPARE_ROOMS: usize = 2;

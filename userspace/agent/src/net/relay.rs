@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 
 use super::Leg;
 
@@ -23,6 +23,13 @@ pub struct Traffic {
     pub a_to_b: AtomicU64,
     /// From `b` to `a`.
     pub b_to_a: AtomicU64,
+}
+
+impl Traffic {
+    /// `count` bytes went from `a` to `b` before the relay began.
+    pub fn sent_early(&self, count: usize) {
+        self.a_to_b.fetch_add(count as u64, Ordering::Relaxed);
+    }
 }
 
 /// One of the two legs, as [`relay`] was given them.
@@ -79,10 +86,28 @@ impl fmt::Display for Action {
 ///
 /// # Errors
 /// Which side broke, and how.
-pub async fn relay<A: Leg, B: Leg>(mut a: A, mut b: B, traffic: &Traffic) -> Result<(), RelayError> {
+pub async fn relay<C, A, B>(a: A, b: B, traffic: &Traffic) -> Result<(), RelayError>
+where
+    C: Buf + Default,
+    A: Leg<C>,
+    B: Leg<C>,
+{
+    relay_after(C::default(), a, b, traffic).await
+}
+
+/// [`relay`], where `first` has been received from `a` already.
+///
+/// # Errors
+/// As [`relay`].
+pub async fn relay_after<C, A, B>(first: C, mut a: A, mut b: B, traffic: &Traffic) -> Result<(), RelayError>
+where
+    C: Buf + Default,
+    A: Leg<C>,
+    B: Leg<C>,
+{
     a.arm().map_err(|source| RelayError { side: Side::A, action: Action::Receive, source })?;
     b.arm().map_err(|source| RelayError { side: Side::B, action: Action::Receive, source })?;
-    let mut relay = Relay { a_to_b: Direction::default(), b_to_a: Direction::default(), turn: Side::A };
+    let mut relay = Relay { a_to_b: Direction::after(first), b_to_a: Direction::default(), turn: Side::B };
     match poll_fn(|cx| relay.poll(cx, &mut a, &mut b, traffic)).await {
         Ok(()) => {
             a.complete();
@@ -100,16 +125,16 @@ pub async fn relay<A: Leg, B: Leg>(mut a: A, mut b: B, traffic: &Traffic) -> Res
 }
 
 /// Both directions.
-struct Relay {
-    a_to_b: Direction,
-    b_to_a: Direction,
+struct Relay<C> {
+    a_to_b: Direction<C>,
+    b_to_a: Direction<C>,
     /// Who is received from first. A direction that never has to wait uses up the task's budget (tokio's cooperative
     /// scheduling), and the other one would starve if it always came second.
     turn: Side,
 }
 
-impl Relay {
-    fn poll<A: Leg, B: Leg>(
+impl<C: Buf + Default> Relay<C> {
+    fn poll<A: Leg<C>, B: Leg<C>>(
         &mut self,
         cx: &mut Context<'_>,
         a: &mut A,
@@ -137,8 +162,10 @@ impl Relay {
 
 /// One direction: a chunk on its way, or the end.
 #[derive(Default)]
-struct Direction {
-    chunk: Bytes,
+struct Direction<C> {
+    chunk: C,
+    /// `chunk`, or what the leg has made of it, is on its way.
+    sending: bool,
     phase: Phase,
 }
 
@@ -150,12 +177,16 @@ enum Phase {
     Ended,
 }
 
-impl Direction {
+impl<C: Buf + Default> Direction<C> {
+    fn after(first: C) -> Self {
+        Self { sending: first.has_remaining(), chunk: first, phase: Phase::Moving }
+    }
+
     fn has_ended(&self) -> bool {
         self.phase == Phase::Ended
     }
 
-    fn poll<F: Leg, T: Leg>(
+    fn poll<F: Leg<C>, T: Leg<C>>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut F,
@@ -174,7 +205,7 @@ impl Direction {
     }
 
     /// Moves bytes until there are no more.
-    fn poll_move<F: Leg, T: Leg>(
+    fn poll_move<F: Leg<C>, T: Leg<C>>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut F,
@@ -183,15 +214,19 @@ impl Direction {
     ) -> Poll<Result<(), Fault>> {
         loop {
             ready!(self.poll_send(cx, from, to, moved)).map_err(Fault::Sending)?;
-            match ready!(from.poll_receive(cx)).map_err(Fault::Receiving)? {
-                Some(chunk) => self.chunk = chunk,
-                None => return Poll::Ready(Ok(())),
+            match from.poll_receive(cx).map_err(Fault::Receiving)? {
+                Poll::Ready(Some(chunk)) => (self.chunk, self.sending) = (chunk, true),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(to.poll_lull(cx)).map_err(Fault::Sending)?;
+                    return Poll::Pending;
+                }
             }
         }
     }
 
     /// `from` is broken: moves what it had sent before that, and lets it leave. Its end, if there is one, is not passed on.
-    async fn finish<F: Leg, T: Leg>(mut self, mut from: F, mut to: T, moved: &AtomicU64) {
+    async fn finish<F: Leg<C>, T: Leg<C>>(mut self, mut from: F, mut to: T, moved: &AtomicU64) {
         if self.phase == Phase::Moving {
             let moving = poll_fn(|cx| self.poll_move(cx, &mut from, &mut to, moved));
             // How it fails now does not matter: the relay has its error.
@@ -201,24 +236,24 @@ impl Direction {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, poll_fn(|cx| to.poll_flushed(cx))).await;
     }
 
-    fn poll_send<F: Leg, T: Leg>(
+    fn poll_send<F: Leg<C>, T: Leg<C>>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut F,
         to: &mut T,
         moved: &AtomicU64,
     ) -> Poll<io::Result<()>> {
-        let before = self.chunk.len();
-        if before == 0 {
+        if !self.sending {
             return Poll::Ready(Ok(()));
         }
+        let before = self.chunk.remaining();
         let outcome = to.poll_send(cx, &mut self.chunk);
-        let sent = before - self.chunk.len();
+        let sent = before - self.chunk.remaining();
         moved.fetch_add(sent as u64, Ordering::Relaxed);
         from.release(sent);
         if outcome.is_ready() {
             // What it was read into can be used again.
-            self.chunk = Bytes::new();
+            (self.chunk, self.sending) = (C::default(), false);
         }
         outcome
     }

@@ -34,7 +34,7 @@ pub(crate) fn complete(parties: &Parties, bytes: Bytes, duration: Duration, fail
         Direction::Outbound => (bytes.sent, bytes.received),
         Direction::Inbound => (bytes.received, bytes.sent),
     };
-    let tunnelled = parties.application.filter(|_| parties.path == Some(Path::Hbone));
+    let tunnelled = parties.application.filter(|_| parties.path.is_some_and(Path::is_tunnel));
     event!(
         target: "access",
         parent: None,

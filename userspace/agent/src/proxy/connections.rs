@@ -98,6 +98,19 @@ impl Connections {
         }
     }
 
+    /// Closes (resets) every tunnel from or to a workload, which is gone or somebody else now.
+    pub fn close_tunnels(&self, workload: &WorkloadUid) {
+        for live in self.live() {
+            let parties = live.parties.lock();
+            let concerned = [&parties.source, &parties.destination]
+                .into_iter()
+                .any(|party| party.workload.as_ref().is_some_and(|party| party.uid == *workload));
+            if concerned && parties.path == Some(Path::Native) {
+                live.closing.cancel();
+            }
+        }
+    }
+
     /// All live connections, oldest first, for `signet connections`.
     #[must_use]
     pub fn views(&self) -> Vec<ConnectionView> {

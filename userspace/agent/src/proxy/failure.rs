@@ -100,7 +100,7 @@ pub(crate) enum Failure {
     Tunnel(#[source] HboneError),
     /// The client went away before it had our answer.
     #[error("the client did not wait for the answer: {0}")]
-    Unanswered(#[source] h2::Error),
+    Unanswered(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It went away before it was looked at.
     #[error("the client's connection broke at once: {0}")]
     Gone(#[source] std::io::Error),
@@ -170,7 +170,9 @@ impl Failure {
         match self {
             Self::Connect(_) => true,
             Self::Tunnel(HboneError::Status(_, status)) => status.is_server_error(),
-            Self::Tunnel(HboneError::Handshake(..) | HboneError::Request(..)) => false,
+            Self::Tunnel(HboneError::Handshake(..) | HboneError::Request(..) | HboneError::Broken(..)) => {
+                false
+            }
             Self::Tunnel(_) => true,
             _ => false,
         }

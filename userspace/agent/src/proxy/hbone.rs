@@ -25,6 +25,7 @@ use crate::mtls;
 use crate::net::NetError;
 
 pub use pool::Pool;
+pub(super) use pool::dial;
 pub use server::{Incoming, ServeError, Server};
 pub use tunnel::Tunnel;
 
@@ -61,7 +62,7 @@ pub struct ConnectRequest {
 }
 
 impl PoolKey {
-    fn concerns(&self, workload: &WorkloadUid) -> bool {
+    pub(super) fn concerns(&self, workload: &WorkloadUid) -> bool {
         self.source == *workload || self.destination == *workload
     }
 }
@@ -96,6 +97,12 @@ pub enum HboneError {
     /// One of the two workloads went away while the connection was dialled.
     #[error("gave up on {0}: one of the two workloads is gone")]
     Forgotten(SocketAddr),
+    /// A native tunnel broke before its server had answered, and before anything of the application was sent.
+    #[error("the tunnel to {0} broke before it was open: {1}")]
+    Unsent(SocketAddr, #[source] Arc<std::io::Error>),
+    /// The same, and the application's first bytes were on their way: nobody else may get them.
+    #[error("the tunnel to {0} broke before its server had answered: {1}")]
+    Broken(SocketAddr, #[source] Arc<std::io::Error>),
     /// What was to be sent is no legal value of that header.
     #[error("cannot send {1:?} as {0}")]
     Request(&'static str, String),

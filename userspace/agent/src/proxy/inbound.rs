@@ -10,6 +10,7 @@
 //! application sees the client's address as its peer.
 
 mod hello;
+mod requests;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use self::hello::{Client, authenticate};
+use self::hello::{Client, Spoken, authenticate};
 use super::Context;
 use super::accept::{Accepted, report};
 use super::authority::Authority;
@@ -33,17 +34,22 @@ use super::outcome::Outcome;
 use super::parties::{Direction, Parties, Party, Path};
 use super::sandbox::{LocalWorkload, Sandbox};
 use crate::addr::{ENGINE_PORTS, Local, Peer};
-use crate::net::{Leg, dial_transparent, relay};
+use crate::block::Block;
+use crate::net::{Leg, Received, arm, dial_transparent, relay};
 use crate::policy::{Flow, Permit};
 use crate::state::{State, Workload};
 
-/// Serves one HBONE connection: the handshake, then each CONNECT in a task of its own.
+/// Serves one connection of a peer in the mesh: the handshake, then what it asks for. HBONE's CONNECTs each in a task of its
+/// own; a native tunnel's one after the other, in this one.
 pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accepted: Accepted) {
     let mut parties = Parties::between(Direction::Inbound, accepted.peer.socket(), accepted.local.socket());
     parties.path = Some(Path::Hbone);
     // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
     match Box::pin(authenticate(context, sandbox, accepted)).await {
-        Ok((mut h2, client)) => serve_tunnels(context, sandbox, &mut h2, Arc::new(client)).await,
+        Ok((Spoken::Hbone(mut h2), client)) => {
+            Box::pin(serve_tunnels(context, sandbox, &mut h2, Arc::new(client))).await;
+        }
+        Ok((Spoken::Native(tunnel), client)) => requests::serve(context, sandbox, tunnel, &client).await,
         Err(failure) => Outcome::begin(context, parties).end(Err(failure)),
     }
 }
@@ -63,13 +69,13 @@ pub(crate) async fn serve_plaintext(context: &Context, sandbox: &Sandbox, accept
     outcome.end(result);
 }
 
-async fn follow_plaintext(arrival: Arrival<'_>, mut client: TcpStream) -> Result<(), Failure> {
+async fn follow_plaintext(arrival: Arrival<'_>, client: TcpStream) -> Result<(), Failure> {
     // Every way out of here but the relay's orderly end is a reset.
-    client.arm().map_err(Failure::Gone)?;
+    arm(&client).map_err(Failure::Gone)?;
     let arrived = arrival.direct()?;
     let permitted = arrived.authorize()?;
     let connected = permitted.connect().await?;
-    connected.relay(client).await
+    connected.relay::<Block>(client).await
 }
 
 /// Ends when the client does, or with the last tunnel once the client has been asked to leave.
@@ -143,12 +149,12 @@ async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, mut incoming: Inco
     let admitted = tokio::select! {
         admitted = admit(arrival, client, &authority) => admitted,
         // What nobody waits for must not be dialled on: HTTP/2 counts only the streams that are still open.
-        gone = incoming.abandoned() => return Err(Failure::Unanswered(gone)),
+        gone = incoming.abandoned() => return Err(Failure::Unanswered(gone.into())),
     };
     match admitted {
         Ok(connected) => {
             let baggage = baggage::of(&connected.arrived.local.workload);
-            let tunnel = incoming.accept(Some(&baggage)).map_err(Failure::Unanswered)?;
+            let tunnel = incoming.accept(Some(&baggage)).map_err(|gone| Failure::Unanswered(gone.into()))?;
             connected.relay(tunnel).await
         }
         Err(failure) => {
@@ -158,7 +164,7 @@ async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, mut incoming: Inco
     }
 }
 
-/// All that must have succeeded before an HBONE client is told 200.
+/// All that must have succeeded before a client in the mesh is told 200.
 async fn admit<'a>(arrival: Arrival<'a>, client: &Client, authority: &str) -> Result<Connected<'a>, Failure> {
     let arrived = arrival.tunnelled(client, &Authority::parse(authority)?)?;
     let permitted = arrived.authorize()?;
@@ -321,7 +327,7 @@ impl<'a> Permitted<'a> {
 }
 
 impl Connected<'_> {
-    async fn relay(self, client: impl Leg) -> Result<(), Failure> {
+    async fn relay<C: Received>(self, client: impl Leg<C>) -> Result<(), Failure> {
         let Self { arrived, epoch, application } = self;
         arrived.arrival.outcome.opened();
         let meter = arrived.arrival.outcome.meter();

@@ -20,15 +20,17 @@ use tokio::net::TcpStream;
 use self::route::{MeshRoute, Route};
 use super::accept::Accepted;
 use super::failure::Failure;
-use super::hbone::{ConnectRequest, HboneError, Opened, PoolKey, Tunnel};
+use super::hbone::{ConnectRequest, HboneError, Opened, PoolKey};
+use super::native::Early;
 use super::outcome::Outcome;
-use super::parties::{Direction, Parties};
+use super::parties::{Direction, Parties, Path};
 use super::sandbox::{LocalWorkload, Sandbox};
+use super::upstream::{self, Upstream};
 use super::{Context, baggage, traceparent};
 use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
-use crate::net::{Leg, dial, relay};
+use crate::net::{arm, dial};
 use crate::state::Workload;
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
@@ -37,7 +39,8 @@ pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accept
     let parties = Parties::between(Direction::Outbound, peer.socket(), local.socket());
     let mut outcome = Outcome::begin(context, parties);
     let closing = outcome.closing();
-    let session = Session { context, sandbox, outcome: &mut outcome, client: stream, peer };
+    let early = Early::default();
+    let session = Session { context, sandbox, outcome: &mut outcome, client: stream, early, peer };
     let result = tokio::select! {
         result = follow(session, local) => result,
         () = closing.cancelled() => Err(Failure::Closed),
@@ -45,14 +48,14 @@ pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accept
     outcome.end(result);
 }
 
-async fn follow(mut session: Session<'_>, listener: Local) -> Result<(), Failure> {
+async fn follow(session: Session<'_>, listener: Local) -> Result<(), Failure> {
     // Every way out of here but the relay's orderly end is a reset.
-    session.client.arm().map_err(Failure::Gone)?;
+    arm(&session.client).map_err(Failure::Gone)?;
     let captured = session.captured(listener)?;
     let identified = captured.identify()?;
     let resolved = identified.resolve()?;
-    let authorized = resolved.authorize().await?;
-    let connected = authorized.connect().await?;
+    // Boxed: a handshake's state is most of what the task would hold for as long as the connection lives.
+    let connected = Box::pin(async { resolved.authorize().await?.connect().await }).await?;
     connected.relay().await
 }
 
@@ -62,6 +65,8 @@ struct Session<'a> {
     sandbox: &'a Sandbox,
     outcome: &'a mut Outcome,
     client: TcpStream,
+    /// What it has said before its server was found.
+    early: Early,
     peer: Peer,
 }
 
@@ -97,7 +102,7 @@ struct Authorized<'a> {
 }
 
 enum Way {
-    Hbone { endpoint: Endpoint, request: Box<ConnectRequest> },
+    Tunnel { endpoint: Endpoint, request: Box<ConnectRequest> },
     Passthrough,
 }
 
@@ -105,11 +110,6 @@ enum Way {
 struct Connected<'a> {
     session: Session<'a>,
     upstream: Upstream,
-}
-
-enum Upstream {
-    Tunnel(Tunnel),
-    Plain(TcpStream),
 }
 
 impl<'a> Session<'a> {
@@ -162,7 +162,7 @@ impl<'a> Resolved<'a> {
         let way = match route {
             Route::Mesh(mesh) => {
                 let endpoint = identified.local.endpoint(context.timeouts.svid).await?;
-                Way::Hbone { endpoint, request: Box::new(identified.request(*mesh)) }
+                Way::Tunnel { endpoint, request: Box::new(identified.request(*mesh)) }
             }
             Route::Passthrough { .. } => {
                 route::refuse_leak(&context.state, application)?;
@@ -205,22 +205,25 @@ impl<'a> Authorized<'a> {
     }
 
     async fn dial(&mut self) -> Result<Upstream, Failure> {
-        let Session { context, sandbox, outcome, .. } = &mut self.identified.session;
+        let Session { context, sandbox, outcome, client, early, .. } = &mut self.identified.session;
         let (netns, local) = (&sandbox.netns, &self.identified.local);
         match &self.way {
             Way::Passthrough => {
                 let stream = dial(netns, self.application, context.timeouts.connect).await;
                 stream.map(Upstream::Plain).map_err(Failure::Connect)
             }
-            Way::Hbone { endpoint, request } => {
-                let opened = context.pool.open(netns, endpoint, (**request).clone()).await;
+            Way::Tunnel { endpoint, request } => {
+                let opened = upstream::open(context, netns, endpoint, request, (early, client)).await;
                 let server = proven(&opened, &request.expected);
                 let client = server.is_some().then(|| local.workload.identity.clone());
                 outcome.learn(|parties| {
                     parties.source.identity = client;
                     parties.destination.identity = server;
+                    if let Ok((Upstream::Native(_), _)) = opened {
+                        parties.path = Some(Path::Native);
+                    }
                 });
-                opened.map(|(tunnel, _)| Upstream::Tunnel(tunnel)).map_err(Failure::of_tunnel)
+                opened.map(|(upstream, _)| upstream).map_err(Failure::of_tunnel)
             }
         }
     }
@@ -241,14 +244,10 @@ impl<'a> Authorized<'a> {
 
 impl Connected<'_> {
     async fn relay(self) -> Result<(), Failure> {
-        let Session { outcome, client, .. } = self.session;
+        let Session { context, outcome, client, early, .. } = self.session;
         outcome.opened();
         let meter = outcome.meter();
-        match self.upstream {
-            Upstream::Tunnel(tunnel) => relay(client, tunnel, &meter.traffic).await,
-            Upstream::Plain(server) => relay(client, server, &meter.traffic).await,
-        }
-        .map_err(Failure::Relay)
+        self.upstream.relay(context, client, &early, &meter.traffic).await.map_err(Failure::Relay)
     }
 }
 
@@ -263,7 +262,7 @@ fn as_seen_outside(peer: Peer, workload: &Workload) -> SocketAddr {
 }
 
 /// Who the server has proved to be, as far as that can be told.
-fn proven(opened: &Result<(Tunnel, Opened), HboneError>, expected: &[SpiffeId]) -> Option<SpiffeId> {
+fn proven(opened: &Result<(Upstream, Opened), HboneError>, expected: &[SpiffeId]) -> Option<SpiffeId> {
     match (opened, expected) {
         (Ok((_, opened)), _) => Some(opened.peer.clone()),
         // It has answered, so the handshake was good: it is who was expected.

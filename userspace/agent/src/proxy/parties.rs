@@ -30,10 +30,20 @@ pub enum Direction {
 pub enum Path {
     /// mTLS, in an HBONE tunnel.
     Hbone,
+    /// mTLS, in a native tunnel.
+    Native,
     /// Inbound, in clear, from outside the mesh.
     Plaintext,
     /// Outbound, in clear, to a destination outside the mesh.
     Passthrough,
+}
+
+impl Path {
+    /// Between two engines.
+    #[must_use]
+    pub(crate) fn is_tunnel(self) -> bool {
+        matches!(self, Self::Hbone | Self::Native)
+    }
 }
 
 /// One end of a connection.
@@ -128,7 +138,7 @@ impl Parties {
     /// Both ends proved who they are.
     #[must_use]
     pub(crate) fn is_mutual_tls(&self) -> bool {
-        self.path == Some(Path::Hbone)
+        self.path.is_some_and(Path::is_tunnel)
             && self.source.identity.is_some()
             && self.destination.identity.is_some()
     }

@@ -15,6 +15,7 @@ use super::OriginLookup;
 use super::failure::Failure;
 use super::sni;
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
+use crate::config::Tunnel;
 use crate::mtls::Endpoint;
 use crate::net::Netns;
 use crate::state::Workload;
@@ -37,15 +38,16 @@ pub struct LocalWorkload {
     /// As the mesh knows it. The whole `LocalWorkload` is replaced when labels change.
     pub workload: Arc<Workload>,
     credentials: Credentials,
+    tunnel: Tunnel,
     /// The rustls configurations of the SVID they were made of. Written by the first connection after a rotation.
     endpoint: Mutex<Option<(Arc<X509Svid>, Endpoint)>>,
 }
 
 impl LocalWorkload {
-    /// A workload and its claim on an SVID.
+    /// A workload, its claim on an SVID, and what it may speak with its peers.
     #[must_use]
-    pub fn new(workload: Arc<Workload>, credentials: Credentials) -> Self {
-        Self { workload, credentials, endpoint: Mutex::new(None) }
+    pub fn new(workload: Arc<Workload>, credentials: Credentials, tunnel: Tunnel) -> Self {
+        Self { workload, credentials, tunnel, endpoint: Mutex::new(None) }
     }
 
     /// The mTLS configurations of its current SVID; waits for the first SVID at most `wait`.
@@ -64,7 +66,11 @@ impl LocalWorkload {
         {
             return Ok(endpoint.clone());
         }
-        let endpoint = Endpoint::new(&svid).map_err(Failure::Endpoint)?;
+        let endpoint = match self.tunnel {
+            Tunnel::Auto => Endpoint::native(&svid),
+            Tunnel::Hbone => Endpoint::new(&svid),
+        }
+        .map_err(Failure::Endpoint)?;
         *cached = Some((svid, endpoint.clone()));
         Ok(endpoint)
     }

@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connections::{ConnectionView, Connections};
 use super::hbone::Pool;
 use super::metrics::Metrics;
+use super::native;
 use super::{Context, LocalWorkload, OriginLookup, Running, Sandbox, start};
 use crate::addr::WorkloadUid;
 use crate::addr::{CgroupId, HBONE_PORT, INBOUND_PLAINTEXT_PORT, NetnsCookie, OUTBOUND_PORT, OriginalDst};
-use crate::config::Timeouts;
+use crate::config::{Timeouts, Tunnel};
 use crate::drain::Drain;
 use crate::kernel::Origin;
 use crate::net::{Listeners, Netns};
@@ -80,6 +81,11 @@ pub(crate) struct Pod {
 impl Node {
     /// A node whose SVIDs are signed by `ca`.
     pub(crate) fn new(ca: &Arc<TestCa>, timeouts: Timeouts) -> Self {
+        Self::speaking(ca, timeouts, Tunnel::Hbone)
+    }
+
+    /// The same, with this `mesh.tunnel`.
+    pub(crate) fn speaking(ca: &Arc<TestCa>, timeouts: Timeouts, tunnel: Tunnel) -> Self {
         let mut registry = telemetry::registry("signetd", "test");
         let connections = Arc::new(Connections::new());
         let metrics = Arc::new(Metrics::new(&mut registry, Arc::clone(&connections)));
@@ -92,6 +98,8 @@ impl Node {
             state,
             origins: Arc::clone(&origins) as Arc<dyn OriginLookup>,
             pool: Pool::new(),
+            native: native::Pool::new(),
+            tunnel,
             metrics,
             connections,
             timeouts,
@@ -129,7 +137,7 @@ impl Node {
         let track = |w: &Arc<Workload>| self.svids.track(w.uid.clone(), w.identity.clone());
         let svids: Vec<_> = workloads.iter().map(track).collect();
         let local = |(w, svid): (&Arc<Workload>, &Tracked)| {
-            Arc::new(LocalWorkload::new(Arc::clone(w), svid.credentials()))
+            Arc::new(LocalWorkload::new(Arc::clone(w), svid.credentials(), self.context.tunnel))
         };
         let tenants = (0..).map(CgroupId).zip(workloads.iter().zip(&svids).map(local)).collect();
         let netns = Netns::current().unwrap();

@@ -6,6 +6,7 @@ mod host;
 mod inbound;
 mod lifetime;
 mod log;
+mod native;
 mod outbound;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::hbone::{ConnectRequest, HboneError, PoolKey};
 use super::testing::{Echo, Node, Pod};
 use super::{baggage, traceparent};
 use crate::addr::HBONE_PORT;
-use crate::config::Timeouts;
+use crate::config::{Timeouts, Tunnel};
 use crate::policy::{Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, Rule};
 use crate::state::{Event, Service, ServicePort};
 
@@ -39,9 +40,15 @@ impl Pair {
     }
 
     async fn with(timeouts: Timeouts) -> Self {
+        Self::speaking(timeouts, [Tunnel::Hbone; 2]).await
+    }
+
+    /// With these `mesh.tunnel`, the client's node first.
+    async fn speaking(timeouts: Timeouts, [near, far]: [Tunnel; 2]) -> Self {
         let log = Log::capture();
         let ca = Arc::new(TestCa::new("cluster.local"));
-        let (near, far) = (Node::new(&ca, timeouts.clone()), Node::new(&ca, timeouts));
+        let near = Node::speaking(&ca, timeouts.clone(), near);
+        let far = Node::speaking(&ca, timeouts, far);
         let (client, server) = (near.pod("client").await, far.pod("server").await);
         let app = Echo::start(server.ip).await;
         let pair = Self { near, far, client, server, app, log };

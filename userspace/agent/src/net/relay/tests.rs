@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::block::Block;
 
 struct Joined {
     client: TcpStream,
@@ -18,7 +19,7 @@ impl Joined {
         let ((client, a), (b, server)) = (pair().await, pair().await);
         let traffic = std::sync::Arc::new(Traffic::default());
         let counted = std::sync::Arc::clone(&traffic);
-        let relay = tokio::spawn(async move { relay(a, b, &counted).await });
+        let relay = tokio::spawn(async move { relay::<Block, _, _>(a, b, &counted).await });
         Self { client, server, relay, traffic }
     }
 }
@@ -122,7 +123,7 @@ async fn an_idle_relay_holds_no_buffer() {
     let mut joined = Joined::new().await;
     joined.client.write_all(b"once").await.unwrap();
     assert_eq!(read(&mut joined.server, 4).await, b"once");
-    let size = size_of::<Relay>();
+    let size = size_of::<Relay<Block>>();
     assert!(size <= 256, "two directions at rest take {size} bytes");
 }
 

@@ -63,8 +63,13 @@ impl Pool {
         endpoint: &Endpoint,
         request: ConnectRequest,
     ) -> Result<(Tunnel, Opened), HboneError> {
-        let dial = || dial(netns.clone(), endpoint.clone(), request.clone());
+        let dial = || dial(netns.clone(), endpoint.for_hbone(), request.clone());
         self.open_with(endpoint.serial(), &request, dial).await
+    }
+
+    /// There is a connection for these two workloads, or one is being dialled.
+    pub(in crate::proxy) fn knows(&self, key: &PoolKey, svid: &Arc<str>) -> bool {
+        self.shared.slots.lock().contains_key(&SlotId { key: key.clone(), svid: Arc::clone(svid) })
     }
 
     /// Drops every connection from or to a workload (it is gone, or its identity changed), and so every tunnel over them.
@@ -77,7 +82,7 @@ impl Pool {
     }
 
     /// [`Pool::open`] over whatever `dial` connects.
-    pub(super) async fn open_with<IO, Dialled>(
+    pub(in crate::proxy) async fn open_with<IO, Dialled>(
         &self,
         svid: &Arc<str>,
         request: &ConnectRequest,
@@ -310,7 +315,7 @@ where
 }
 
 /// TCP from the workload's namespace, then mTLS.
-async fn dial(
+pub(in crate::proxy) async fn dial(
     netns: Netns,
     endpoint: Endpoint,
     request: ConnectRequest,

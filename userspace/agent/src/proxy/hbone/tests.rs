@@ -14,7 +14,7 @@ use signet_identity::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::mtls::Authenticated;
+use crate::mtls::{Authenticated, Protocol};
 
 /// A machine with an HBONE server, reached by pipes instead of TCP and mTLS.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ fn request() -> ConnectRequest {
 
 /// A peer whose certificate does not expire.
 fn proven(peer: SpiffeId) -> Authenticated {
-    Authenticated { peer, not_after: u64::MAX, sni: None }
+    Authenticated { protocol: Protocol::Hbone, peer, not_after: u64::MAX, sni: None }
 }
 
 fn backend() -> SpiffeId {

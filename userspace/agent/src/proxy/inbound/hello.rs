@@ -12,16 +12,23 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::addr::{Local, Peer, WorkloadUid};
-use crate::mtls::{Authenticated, Hello, SecureStream};
+use crate::mtls::{Authenticated, Hello, Protocol, SecureStream};
 use crate::proxy::Context;
 use crate::proxy::accept::Accepted;
 use crate::proxy::baggage::Baggage;
 use crate::proxy::failure::Failure;
 use crate::proxy::hbone::Server;
+use crate::proxy::native::Tunnel;
 use crate::proxy::parties::{Direction, Parties, Path};
 use crate::proxy::sandbox::Sandbox;
 
-/// An HBONE client that has proved who it is.
+/// What an authenticated client speaks.
+pub(super) enum Spoken {
+    Hbone(Box<Server<SecureStream<TcpStream>>>),
+    Native(Box<Tunnel>),
+}
+
+/// A client that has proved who it is.
 #[derive(Debug)]
 pub(super) struct Client {
     /// Its address.
@@ -30,6 +37,7 @@ pub(super) struct Client {
     pub(super) dialled: Local,
     /// Its SPIFFE ID.
     pub(super) identity: SpiffeId,
+    protocol: Protocol,
     /// The last second, since 1970, of what the handshake has proved.
     not_after: u64,
     /// The workload whose certificate it has seen.
@@ -41,7 +49,10 @@ impl Client {
     #[must_use]
     pub(super) fn parties(&self, sandbox: &Sandbox, baggage: Option<&str>) -> Parties {
         let mut parties = Parties::between(Direction::Inbound, self.peer.socket(), self.dialled.socket());
-        parties.path = Some(Path::Hbone);
+        parties.path = Some(match self.protocol {
+            Protocol::Hbone => Path::Hbone,
+            Protocol::Native => Path::Native,
+        });
         parties.source.identity = Some(self.identity.clone());
         parties.source.baggage = baggage.map(Baggage::parse);
         if let Some(local) = sandbox.current(&self.server) {
@@ -49,6 +60,11 @@ impl Client {
             parties.destination.workload = Some(Arc::clone(&local.workload));
         }
         parties
+    }
+
+    /// One of the handshake's certificates has expired.
+    pub(super) fn is_expired(&self) -> bool {
+        UnixTime::now().as_secs() > self.not_after
     }
 
     /// Resolves when one of the handshake's certificates has expired. A clock that is set meanwhile is not seen.
@@ -66,17 +82,22 @@ pub(super) async fn authenticate(
     context: &Context,
     sandbox: &Sandbox,
     accepted: Accepted,
-) -> Result<(Server<SecureStream<TcpStream>>, Client), Failure> {
+) -> Result<(Spoken, Client), Failure> {
     let Accepted { stream, peer, local: dialled } = accepted;
     let wait = context.timeouts.handshake;
     let hello = within(wait, Hello::read(stream)).await?.map_err(Failure::Handshake)?;
     let local = sandbox.addressee(&*context.origins, hello.sni())?;
     let endpoint = local.endpoint(context.timeouts.svid).await?;
     let (tls, authenticated) = within(wait, hello.accept(&endpoint)).await?.map_err(Failure::Handshake)?;
-    let h2 = within(wait, Server::handshake(tls)).await?.map_err(Failure::Http2)?;
+    let Authenticated { protocol, peer: identity, not_after, .. } = authenticated;
+    let spoken = match protocol {
+        Protocol::Hbone => {
+            Spoken::Hbone(Box::new(within(wait, Server::handshake(tls)).await?.map_err(Failure::Http2)?))
+        }
+        Protocol::Native => Spoken::Native(Box::new(Tunnel::new(tls))),
+    };
     let server = local.workload.uid.clone();
-    let Authenticated { peer: identity, not_after, .. } = authenticated;
-    Ok((h2, Client { peer, dialled, identity, not_after, server }))
+    Ok((spoken, Client { peer, dialled, identity, protocol, not_after, server }))
 }
 
 async fn within<T>(wait: Duration, step: impl Future<Output = T>) -> Result<T, Failure> {
