@@ -59,5 +59,5 @@ impl Pod {
 }
 
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
-/// Ten thousand handshakes' worth.
-const OPENED_WITHIN: Duration = Duration::from_secs(120);
+/// Ten thousand handshakes' worth, on a busy machine.
+const OPENED_WITHIN: Duration = Duration::from_secs(300);
