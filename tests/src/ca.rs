@@ -96,6 +96,14 @@ impl Ca {
         process.context("signet-ca does not run")?.stop(Signal::SIGKILL, READY_WITHIN).map(drop)
     }
 
+    /// The cgroup that it has for itself.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        Ok(self.host.place("signet-ca")?.cgroup)
+    }
+
     /// What it has logged.
     ///
     /// # Errors

@@ -76,6 +76,31 @@ pub fn mount() -> Result<PathBuf> {
         .context("no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup")
 }
 
+/// Processor time of everything that has run in a cgroup since it was made, in user and kernel mode, in seconds. As fine as
+/// the scheduler's own clock, and processes and threads that have ended count too.
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_seconds(path: &Path) -> Result<f64> {
+    let path = path.join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    let microseconds: u64 = usage
+        .and_then(|usage| usage.parse().ok())
+        .with_context(|| format!("{} says {text}", path.display()))?;
+    Ok(Duration::from_micros(microseconds).as_secs_f64())
+}
+
+/// The processes in a cgroup, without those below it.
+///
+/// # Errors
+/// It is gone.
+pub fn processes(path: &Path) -> Result<Vec<u32>> {
+    let path = path.join("cgroup.procs");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines().map(|pid| pid.parse().with_context(|| format!("{pid} is no process id"))).collect()
+}
+
 /// Kills everything below a cgroup and removes it, children first. One that is gone is fine.
 ///
 /// # Errors

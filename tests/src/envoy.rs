@@ -2,8 +2,11 @@
 
 mod pair;
 
+pub use pair::Pair;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,14 +20,15 @@ use crate::{binaries, netns, wait};
 /// A running Envoy. Dropping it ends it.
 #[derive(Debug)]
 pub struct Envoy {
-    process: Process,
+    _process: Process,
+    cgroup: PathBuf,
 }
 
 impl Envoy {
-    /// Its process id.
+    /// The cgroup that it has for itself.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// In `pod`: takes TCP on `listen` and carries it by HBONE to `port` of `server`.
@@ -96,13 +100,13 @@ impl Envoy {
             "--log-level",
             "warning",
         ];
-        let mut process = pod.spawn("envoy", &argv)?;
+        let (mut process, cgroup) = pod.spawn_apart("envoy", &argv)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         wait::until("Envoy listens", STARTED_WITHIN, || {
             process.check_alive()?;
             netns::enter(&pod.place().netns, || TcpStream::connect(address))?.map(drop).map_err(Into::into)
         })?;
-        Ok(Self { process })
+        Ok(Self { _process: process, cgroup })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod demo;
 pub mod envoy;
+pub mod haproxy;
 pub mod harness;
 pub mod hbone;
 pub mod http;

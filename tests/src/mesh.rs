@@ -69,13 +69,7 @@ impl Mesh {
     /// # Errors
     /// That takes longer than [`SETTLED_WITHIN`].
     pub fn settle(&self, pods: &[&Pod]) -> Result<()> {
-        for node in self.nodes() {
-            wait::until(&format!("the engine of {} knows its pods", node.name()), SETTLED_WITHIN, || {
-                let view = node.signet(&["workloads"])?;
-                pods.iter().try_for_each(|pod| settled(&view, node, pod))
-            })?;
-        }
-        Ok(())
+        self.nodes().into_iter().try_for_each(|node| settle(node, pods))
     }
 
     /// Writes policies (Istio YAML, several documents) under a new name, and waits until both engines list all of them.
@@ -84,17 +78,33 @@ impl Mesh {
     /// An engine does not list them in time.
     pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         self.bed.manifests().put(name, yaml)?;
-        let wanted = policy_names(yaml);
-        ensure!(!wanted.is_empty(), "no policy in {yaml}");
-        for node in self.nodes() {
-            wait::until(&format!("{} lists {wanted:?}", node.name()), SETTLED_WITHIN, || {
-                let view = node.signet(&["policies"])?;
-                let listed = |name: &String| rows(&view).any(|row| row["name"] == **name);
-                wanted.iter().all(listed).then_some(()).with_context(|| format!("it lists {view}"))
-            })?;
-        }
-        Ok(())
+        self.nodes().into_iter().try_for_each(|node| lists(node, yaml))
     }
+}
+
+/// As [`Mesh::settle`], for one engine.
+///
+/// # Errors
+/// That takes longer than [`SETTLED_WITHIN`].
+pub(crate) fn settle(node: &Node, pods: &[&Pod]) -> Result<()> {
+    wait::until(&format!("the engine of {} knows its pods", node.name()), SETTLED_WITHIN, || {
+        let view = node.signet(&["workloads"])?;
+        pods.iter().try_for_each(|pod| settled(&view, node, pod))
+    })
+}
+
+/// Waits until an engine lists all policies in `yaml`.
+///
+/// # Errors
+/// That takes longer than [`SETTLED_WITHIN`].
+pub(crate) fn lists(node: &Node, yaml: &str) -> Result<()> {
+    let wanted = policy_names(yaml);
+    ensure!(!wanted.is_empty(), "no policy in {yaml}");
+    wait::until(&format!("{} lists {wanted:?}", node.name()), SETTLED_WITHIN, || {
+        let view = node.signet(&["policies"])?;
+        let listed = |name: &String| rows(&view).any(|row| row["name"] == **name);
+        wanted.iter().all(listed).then_some(()).with_context(|| format!("it lists {view}"))
+    })
 }
 
 fn settled(view: &Value, node: &Node, pod: &Pod) -> Result<()> {

@@ -192,6 +192,14 @@ impl Node {
         self.with_engine(|engine| Ok(engine.pid()))
     }
 
+    /// The cgroup that the engine has for itself.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn engine_cgroup(&self) -> Result<PathBuf> {
+        Ok(self.host.place("signetd")?.cgroup)
+    }
+
     fn end_engine(&self, signal: Signal) -> Result<()> {
         let engine = self.engine.lock().expect("no holder panics").take();
         engine.context("the engine does not run")?.stop(signal, READY_WITHIN).map(drop)

@@ -271,6 +271,19 @@ impl Pod {
         self.place.spawn(argv, &self.directory()?.join(format!("{name}-{count}.log")))
     }
 
+    /// As [`Pod::spawn`], in a cgroup of its own below the pod's, as a container has: what it uses can be told from the rest.
+    ///
+    /// # Errors
+    /// The cgroup could not be made, or the command not be started.
+    pub fn spawn_apart(&self, name: &str, argv: &[&str]) -> Result<(Process, PathBuf)> {
+        let count = self.spawned.fetch_add(1, Ordering::Relaxed);
+        // The pod's guard removes it too.
+        let cgroup = self.cgroup.child(format!("{name}-{count}")).map(std::mem::ManuallyDrop::new)?;
+        let place = Place { cgroup: cgroup.path().to_owned(), ..self.place.clone() };
+        let process = place.spawn(argv, &self.directory()?.join(format!("{name}-{count}.log")))?;
+        Ok((process, place.cgroup))
+    }
+
     /// Writes its manifest.
     ///
     /// # Errors

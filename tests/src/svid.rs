@@ -6,6 +6,7 @@ use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType,
 };
+use serde::{Deserialize, Serialize};
 use signet_proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use signet_proto::istio_ca::{IMPERSONATED_IDENTITY, IstioCertificateRequest};
 use time::{Duration, OffsetDateTime};
@@ -14,7 +15,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use crate::ca::Ca;
 
 /// A chain, its key and the roots, in PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Svid {
     /// Leaf first, without the root.
     pub chain: String,
@@ -57,31 +58,24 @@ impl Ca {
     /// The CA refused; the text says why.
     pub fn svid_with_token(&self, token: &str, spiffe_id: &str) -> Result<Svid> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let csr = params(&[spiffe_id])?.serialize_request(&key)?.pem()?;
+        let asked = Asked::new(&key, token, spiffe_id)?;
         let answer = self.host().netns().enter(|| -> Result<Vec<String>> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(self.create_certificate(token, csr, spiffe_id))
+            runtime.block_on(async { asked.ask(self.channel().await?).await })
         })??;
         ensure!(answer.len() > 1, "the CA answered with {} certificates", answer.len());
         let (roots, chain) = answer.split_last().context("the CA answered with nothing")?;
         Ok(Svid { chain: chain.concat(), key: key.serialize_pem(), roots: roots.clone() })
     }
 
-    async fn create_certificate(&self, token: &str, csr: String, spiffe_id: &str) -> Result<Vec<String>> {
+    /// Connects to it, from its own network namespace.
+    ///
+    /// # Errors
+    /// It is not reached.
+    pub(crate) async fn channel(&self) -> Result<Channel> {
         let roots = Certificate::from_pem(std::fs::read(self.roots())?);
         let tls = ClientTlsConfig::new().ca_certificate(roots).domain_name(self.server_name());
-        let channel = Channel::from_shared(self.address())?.tls_config(tls)?.connect().await?;
-        let identity = prost_types::value::Kind::StringValue(spiffe_id.to_owned());
-        let fields = [(IMPERSONATED_IDENTITY.to_owned(), prost_types::Value { kind: Some(identity) })];
-        let mut request = tonic::Request::new(IstioCertificateRequest {
-            csr,
-            // The CA's own choice.
-            validity_duration: 0,
-            metadata: Some(prost_types::Struct { fields: fields.into() }),
-        });
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
-        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
-        Ok(answer.into_inner().cert_chain)
+        Ok(Channel::from_shared(self.address())?.tls_config(tls)?.connect().await?)
     }
 
     /// A certificate for these URIs that the root itself has signed, whatever the rules say. For peers that lie.
@@ -107,6 +101,43 @@ impl Ca {
         (params.not_before, params.not_after) = (from, to);
         let leaf = params.signed_by(&key, &issuer)?;
         Ok(Svid { chain: leaf.pem(), key: key.serialize_pem(), roots })
+    }
+}
+
+/// A node's question for the SVID of one of its workloads.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    csr: String,
+    token: String,
+    spiffe_id: String,
+}
+
+impl Asked {
+    /// With the token of the node that asks.
+    ///
+    /// # Errors
+    /// The identity is no URI.
+    pub fn new(key: &KeyPair, token: &str, spiffe_id: &str) -> Result<Self> {
+        let csr = params(&[spiffe_id])?.serialize_request(key)?.pem()?;
+        Ok(Self { csr, token: token.to_owned(), spiffe_id: spiffe_id.to_owned() })
+    }
+
+    /// The chain, leaf first, the root last.
+    ///
+    /// # Errors
+    /// The CA refused; the text says why.
+    pub(crate) async fn ask(&self, channel: Channel) -> Result<Vec<String>> {
+        let identity = prost_types::value::Kind::StringValue(self.spiffe_id.clone());
+        let fields = [(IMPERSONATED_IDENTITY.to_owned(), prost_types::Value { kind: Some(identity) })];
+        let mut request = tonic::Request::new(IstioCertificateRequest {
+            csr: self.csr.clone(),
+            // The CA's own choice.
+            validity_duration: 0,
+            metadata: Some(prost_types::Struct { fields: fields.into() }),
+        });
+        request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse()?);
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        Ok(answer.into_inner().cert_chain)
     }
 }
 

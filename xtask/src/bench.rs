@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds with optimisation what is missing and hands over to `signet-bench`, which is part of the
-//! test kit.
+//! test kit; or with `--micro` to the microbenchmarks.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
@@ -10,7 +11,7 @@ use crate::setup::{self, Purpose};
 use crate::{build, step, test, workspace};
 
 /// Options of `bench`.
-#[derive(Args, Clone, Copy)]
+#[derive(Args)]
 pub(crate) struct Options {
     /// Print one JSON array instead of tables
     #[arg(long)]
@@ -24,6 +25,15 @@ pub(crate) struct Options {
     /// How long each load counts
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Only measures whose names contain one of these, separated by commas
+    #[arg(long, value_name = "PARTS")]
+    only: Option<String>,
+    /// Run everything at this nice value (-10, say), where the machine does other things too
+    #[arg(long, value_name = "NICE", allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// Run the microbenchmarks instead: relay, verifier, policy, parsers
+    #[arg(long, conflicts_with_all = ["json", "quick", "rounds", "seconds", "only"])]
+    micro: bool,
 }
 
 /// Runs the benchmark; its exit code, which is not 0 where something did not work, is this command's.
@@ -31,13 +41,27 @@ pub(crate) struct Options {
 /// # Errors
 /// It cannot run here, or something cannot be built.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.micro {
+        return micro();
+    }
     prepare()?;
     let program = workspace::binaries(true).join("signet-bench");
     let (rounds, seconds) = if options.quick { QUICK } else { (options.rounds, options.seconds) };
-    let mut command = Command::new(program);
+    let mut command = prioritised(&program, options.priority);
     command.arg("--output").arg(workspace::target().join("bench"));
     command.args(["--rounds", &rounds.to_string(), "--seconds", &seconds.to_string()]);
+    if let Some(only) = &options.only {
+        command.args(["--only", only]);
+    }
     step::hand_over(&mut command, &[("--json", options.json)])
+}
+
+/// What it starts inherits it: loads, engines and rivals alike.
+fn prioritised(program: &Path, priority: Option<i32>) -> Command {
+    let Some(nice) = priority else { return Command::new(program) };
+    let mut command = Command::new("nice");
+    command.args(["-n", &nice.to_string()]).arg(program);
+    command
 }
 
 fn prepare() -> Result<()> {
@@ -48,5 +72,10 @@ fn prepare() -> Result<()> {
     build::binaries(true)
 }
 
+fn micro() -> Result<ExitCode> {
+    setup::ensure(Purpose::Build)?;
+    step::hand_over(workspace::cargo().args(["bench", "--package", "signet-scale"]), &[])
+}
+
 /// Rounds, and seconds of each load.
-const QUICK: (u32, f64) = (2, 0.5);
+const QUICK: (u32, f64) = (2, 0.3);

@@ -41,7 +41,7 @@ enum Command {
     Cluster(cluster::Options),
     /// Two nodes, three pods, real mTLS: show it step by step, with evidence
     Demo(demo::Options),
-    /// Direct TCP, a pair of Envoys and Signet side by side: throughput, requests, connections, CPU, memory
+    /// Direct TCP, Envoy, HAProxy and Signet side by side: throughput, requests, connections, CPU, memory
     Bench(bench::Options),
     /// Run every test that this machine can run, and list the ones it cannot
     Test(test::Options),

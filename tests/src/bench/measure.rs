@@ -1,4 +1,4 @@
-//! What is measured: loads, the figures that come of each, and memory.
+//! What is measured in each round: loads, and the figures that come of each.
 
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(super) enum Measure {
     Request { connections: usize },
     /// A connection for every request.
     Connect { concurrency: usize },
+    /// Full handshakes at the server's end.
+    Handshake { concurrency: usize },
 }
 
 /// One figure.
@@ -36,7 +38,13 @@ impl Measure {
             }
             Self::Request { connections } => format!("requests_{connections}"),
             Self::Connect { concurrency } => format!("connections_{concurrency}"),
+            Self::Handshake { concurrency } => format!("handshakes_{concurrency}"),
         }
+    }
+
+    /// A contender has what it is about.
+    pub(super) fn is_for(self, contender: &Contender<'_>) -> bool {
+        !matches!(self, Self::Handshake { .. }) || contender.handshake.is_some()
     }
 
     /// Puts its load on a contender for a window of `length`. The first figure is the one to show on the way.
@@ -44,66 +52,63 @@ impl Measure {
     /// # Errors
     /// The load failed, or an engine is gone.
     pub(super) fn take(self, contender: &Contender<'_>, length: Duration) -> Result<Vec<Figure>> {
-        let seconds = length.as_secs_f64().to_string();
-        let cpu_before = contender.cpu_seconds()?;
-        let (mut figures, cpu_units, cpu_unit) = match self {
+        let mut figures = match self {
             Self::Stream { streams, direction } => {
-                let arguments = [streams.to_string(), direction.to_string(), seconds];
-                let flow: Flow = contender.load("stream", &arguments)?;
-                (self.of_flow(&flow), flow.bytes as f64 / 1e9, "s/GB")
+                let arguments = [streams.to_string(), direction.to_string()];
+                self.of_flow(&contender.load("stream", &arguments, length)?)
             }
             Self::Request { connections } => {
-                let exchanges: Exchanges = contender.load("request", &[connections.to_string(), seconds])?;
-                (self.of_exchanges(&exchanges, "req/s"), exchanges.count as f64 / 1e4, "s/10k req")
+                let exchanges = contender.load("request", &[connections.to_string()], length)?;
+                of_exchanges(&self.name(), REQUESTS, &exchanges)
             }
             Self::Connect { concurrency } => {
-                let exchanges: Exchanges = contender.load("connect", &[concurrency.to_string(), seconds])?;
-                (self.of_exchanges(&exchanges, "conn/s"), exchanges.count as f64 / 1e4, "s/10k conn")
+                let exchanges = contender.load("connect", &[concurrency.to_string()], length)?;
+                of_exchanges(&self.name(), CONNECTIONS, &exchanges)
             }
+            Self::Handshake { concurrency } => match (&contender.handshake, contender.engines.last()) {
+                (Some(handshake), Some(server)) => {
+                    of_exchanges(&self.name(), OTHERS, &handshake.load(concurrency, server, length)?)
+                }
+                _ => Vec::new(),
+            },
         };
-        if contender.has_engines() {
-            let cpu = contender.cpu_seconds()? - cpu_before;
-            figures.push(self.figure("_cpu", cpu_unit, cpu / cpu_units));
+        if !contender.has_engines() {
+            figures.retain(|figure| !figure.measure.ends_with(CPU));
         }
         Ok(figures)
     }
 
     fn of_flow(self, flow: &Flow) -> Vec<Figure> {
-        vec![self.figure("", "Gbit/s", flow.bytes_per_second * 8.0 / 1e9)]
-    }
-
-    fn of_exchanges(self, exchanges: &Exchanges, unit: &'static str) -> Vec<Figure> {
+        let gigabytes = flow.bytes as f64 / 1e9;
         vec![
-            self.figure("", unit, exchanges.per_second),
-            self.figure("_p50", "µs", exchanges.p50_us),
-            self.figure("_p99", "µs", exchanges.p99_us),
+            Figure { measure: self.name(), unit: "Gbit/s", value: gigabytes * 8.0 / flow.seconds },
+            Figure { measure: self.name() + CPU, unit: "s/GB", value: flow.cpu_seconds / gigabytes },
         ]
     }
-
-    fn figure(self, suffix: &str, unit: &'static str, value: f64) -> Figure {
-        Figure { measure: self.name() + suffix, unit, value }
-    }
 }
 
-/// Memory of a contender's engines before any load, and with [`IDLE`] connections that do nothing.
-///
-/// # Errors
-/// The connections could not be opened, or an engine is gone.
-pub(super) fn memory(contender: &Contender<'_>) -> Result<Vec<Figure>> {
-    let fresh = contender.resident_mib()?;
-    let load = contender.spawn("idle", &IDLE.to_string())?;
-    load.wait_for_line(&["open"], IDLE_WITHIN)?;
-    let figure = |measure: &str, unit, value| Figure { measure: measure.to_owned(), unit, value };
-    let idle = contender.resident_mib()?;
-    Ok(vec![
-        figure("memory_fresh", "MiB", fresh),
-        figure("memory_1000_idle", "MiB", idle),
-        figure("memory_per_idle", "KiB", (idle - fresh) * 1024.0 / IDLE as f64),
-    ])
+/// Rate, latencies and cost of what `exchanges` counted.
+pub(super) fn of_exchanges(name: &str, [rate, cost]: Units, exchanges: &Exchanges) -> Vec<Figure> {
+    let count = exchanges.count as f64;
+    let figure = |suffix: &str, unit, value| Figure { measure: format!("{name}{suffix}"), unit, value };
+    vec![
+        figure("", rate, count / exchanges.seconds),
+        figure("_p50", "µs", exchanges.p50_us),
+        figure("_p99", "µs", exchanges.p99_us),
+        figure("_p999", "µs", exchanges.p999_us),
+        figure(CPU, cost, exchanges.cpu_seconds / count * 1e4),
+    ]
 }
+
+/// Of a rate, and of processor time for ten thousand.
+type Units = [&'static str; 2];
+const REQUESTS: Units = ["req/s", "s/10k req"];
+const CONNECTIONS: Units = ["conn/s", "s/10k conn"];
+/// Handshakes, SVIDs.
+pub(super) const OTHERS: Units = ["1/s", "s/10k"];
 
 /// Every load, in the order in which a round runs them.
-pub(super) const MEASURES: [Measure; 9] = [
+pub(super) const MEASURES: [Measure; 10] = [
     Measure::Stream { streams: 1, direction: Direction::Upload },
     Measure::Stream { streams: 4, direction: Direction::Upload },
     Measure::Stream { streams: 1, direction: Direction::Download },
@@ -113,9 +118,8 @@ pub(super) const MEASURES: [Measure; 9] = [
     Measure::Request { connections: 64 },
     Measure::Connect { concurrency: 1 },
     Measure::Connect { concurrency: 16 },
+    Measure::Handshake { concurrency: 16 },
 ];
 
-/// Idle connections, all at once.
-const IDLE: usize = 1_000;
-/// One after the other, through a handshake each.
-const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// Ends the name of what the engines' processor time for it is.
+const CPU: &str = "_cpu";

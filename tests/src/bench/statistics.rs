@@ -39,6 +39,15 @@ pub struct Row {
     pub ratio_to_envoy: Option<f64>,
 }
 
+impl Row {
+    /// It is of a measure; `#` in its name stands for a number that was chosen for the run.
+    pub(super) fn is_of(&self, measure: &str) -> bool {
+        let Some((begin, end)) = measure.split_once('#') else { return self.measure == measure };
+        let between = self.measure.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
+        between.is_some_and(|between| between.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
 /// One row per measure of a contender on a path, in the order in which they were first measured.
 pub(super) fn rows(samples: &[Sample]) -> Vec<Row> {
     let mut firsts: Vec<&Sample> = Vec::new();
@@ -131,6 +140,17 @@ mod tests {
         assert_eq!(rows(&samples)[1].ratio_to_direct, None);
         let samples = [samples[1].clone(), samples[2].clone(), sample(DIRECT, "across", 1, 20.0)];
         assert_eq!(rows(&samples)[0].ratio_to_direct, Some(0.25));
+    }
+
+    #[test]
+    fn a_number_in_a_name_stands_for_any() {
+        let row = |measure: &str| {
+            rows(&[Sample { measure: measure.into(), ..sample("a", "across", 0, 1.0) }]).remove(0)
+        };
+        assert!(row("memory_1000_idle").is_of("memory_#_idle") && row("requests_1").is_of("requests_1"));
+        assert!(
+            !row("memory_per_1000_idle").is_of("memory_#_idle") && !row("requests_1_p50").is_of("requests_1")
+        );
     }
 
     fn sample(contender: &'static str, path: &'static str, round: usize, value: f64) -> Sample {

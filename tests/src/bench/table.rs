@@ -61,9 +61,9 @@ struct Ratio<'a> {
     of: fn(&Row) -> Option<f64>,
 }
 
-/// Those that a contender has at all, without the baselines' own.
+/// Those that one of Signet's contenders has at all. The others' are among every figure.
 fn ratios_of<'a>(contender: &'a str, rows: &[&Row]) -> Vec<Ratio<'a>> {
-    if contender == DIRECT || contender == ENVOY {
+    if !contender.starts_with("signet") {
         return Vec::new();
     }
     let candidates = [
@@ -79,6 +79,8 @@ fn title(path: &str) -> String {
     match path {
         "across" => "**Across two nodes**".to_owned(),
         "same-node" => "**On the same node**".to_owned(),
+        "ca" => "**The CA**".to_owned(),
+        "in-process" => "**A large mesh, in the engine's own tables**".to_owned(),
         other => format!("**{other}**"),
     }
 }
@@ -94,7 +96,7 @@ fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 /// Three significant digits, thousands apart.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let magnitude = value.abs();
     match magnitude {
         m if m >= 1_000.0 => thousands(value),
@@ -117,7 +119,7 @@ fn dash() -> String {
 }
 
 /// The first line is the header.
-fn markdown(table: &[Vec<String>]) -> String {
+pub(super) fn markdown(table: &[Vec<String>]) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |column: usize| table.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -1,4 +1,4 @@
-//! signet-bench: Signet beside direct TCP and Envoy on this machine; `cargo xtask bench` builds and starts it.
+//! signet-bench: Signet beside direct TCP and other proxies on this machine; `cargo xtask bench` builds and starts it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Parser;
 use signet_testkit::bench::{self, Options, Report};
 
-/// Measures direct TCP, a pair of Envoys and Signet side by side, on nodes made of network namespaces.
+/// Measures direct TCP, pairs of proxies and Signet side by side, on nodes made of network namespaces.
 #[derive(Parser)]
 struct Arguments {
-    /// Where bench.md and bench.json go
+    /// Where tables, charts and bench.json go
     #[arg(long)]
     output: PathBuf,
     /// Print one JSON array instead of tables
@@ -22,6 +22,12 @@ struct Arguments {
     /// How long each load counts
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// So many idle connections, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    idle: Vec<usize>,
+    /// Only measures whose names contain one of these, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -39,9 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Report> {
-    let window = Duration::try_from_secs_f64(arguments.seconds)?;
-    let options = Options { rounds: arguments.rounds, window, output: arguments.output };
-    let report = bench::run(&options)?;
-    println!("{}", if arguments.json { report.json() } else { report.overview() });
+    let Arguments { output, json, rounds, seconds, mut idle, only } = arguments;
+    idle.sort_unstable();
+    let window = Duration::try_from_secs_f64(seconds)?;
+    let report = bench::run(&Options { rounds, window, idle, only, output })?;
+    println!("{}", if json { report.json() } else { report.overview() });
     Ok(report)
 }

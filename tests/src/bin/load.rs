@@ -1,12 +1,14 @@
 //! signet-load: the load generator that the benchmark runs inside pods.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use signet_testkit::load::{self, Direction, Window};
+use signet_testkit::svid::Svid;
 
 /// Load generator and its server.
 #[derive(Parser)]
@@ -31,8 +33,8 @@ enum Role {
         /// Seen from the client
         #[arg(value_enum)]
         direction: Direction,
-        /// How long is measured
-        seconds: f64,
+        #[command(flatten)]
+        counted: Counted,
     },
     /// One request after the other on connections that stay
     Request {
@@ -40,8 +42,8 @@ enum Role {
         to: SocketAddr,
         /// How many connections
         connections: usize,
-        /// How long is measured
-        seconds: f64,
+        #[command(flatten)]
+        counted: Counted,
     },
     /// A new connection for every request
     Connect {
@@ -49,8 +51,19 @@ enum Role {
         to: SocketAddr,
         /// How many at a time
         concurrency: usize,
-        /// How long is measured
-        seconds: f64,
+        #[command(flatten)]
+        counted: Counted,
+    },
+    /// A handshake after the other, and nothing else
+    Handshake {
+        /// The destination
+        to: SocketAddr,
+        /// How many at a time
+        concurrency: usize,
+        /// JSON: `chain`, `key`, `roots`, each PEM
+        svid: PathBuf,
+        #[command(flatten)]
+        counted: Counted,
     },
     /// Opens connections, exchanges once on each, and leaves them idle until killed
     Idle {
@@ -61,28 +74,42 @@ enum Role {
     },
 }
 
-fn main() -> Result<()> {
-    load::raise_file_limit()?;
-    tokio::runtime::Runtime::new()?.block_on(run(Arguments::parse().role))
+#[derive(Args)]
+struct Counted {
+    /// How long is measured, in seconds
+    #[arg(long)]
+    seconds: f64,
+    /// The cgroup of an engine, whose processor time is told too
+    #[arg(long = "engine")]
+    engines: Vec<PathBuf>,
 }
 
-async fn run(role: Role) -> Result<()> {
-    let window =
-        |seconds: f64| Ok::<_, anyhow::Error>(Window::opening_now(Duration::try_from_secs_f64(seconds)?));
-    match role {
-        Role::Serve { port } => load::serve(port).await?,
-        Role::Stream { to, streams, direction, seconds } => {
-            print(&load::stream(to, streams, direction, window(seconds)?).await?)?;
-        }
-        Role::Request { to, connections, seconds } => {
-            print(&load::request(to, connections, window(seconds)?).await?)?;
-        }
-        Role::Connect { to, concurrency, seconds } => {
-            print(&load::connect(to, concurrency, window(seconds)?).await?)?;
-        }
-        Role::Idle { to, count } => load::idle(to, count).await?,
+impl Counted {
+    fn window(self) -> Result<Window> {
+        Ok(Window::new(Duration::try_from_secs_f64(self.seconds)?, self.engines))
     }
-    Ok(())
+}
+
+fn main() -> Result<()> {
+    load::raise_file_limit()?;
+    match Arguments::parse().role {
+        Role::Serve { port } => load::serve(port).context("cannot serve"),
+        Role::Stream { to, streams, direction, counted } => {
+            print(&load::stream(to, streams, direction, &counted.window()?)?)
+        }
+        Role::Request { to, connections, counted } => {
+            print(&load::request(to, connections, &counted.window()?)?)
+        }
+        Role::Connect { to, concurrency, counted } => {
+            print(&load::connect(to, concurrency, &counted.window()?)?)
+        }
+        Role::Handshake { to, concurrency, svid, counted } => {
+            let text = std::fs::read(&svid).with_context(|| format!("cannot read {}", svid.display()))?;
+            let svid: Svid = serde_json::from_slice(&text)?;
+            print(&load::handshake(to, concurrency, &svid, &counted.window()?)?)
+        }
+        Role::Idle { to, count } => load::idle(to, count).context("cannot open them all"),
+    }
 }
 
 fn print(result: &impl Serialize) -> Result<()> {

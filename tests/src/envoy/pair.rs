@@ -10,34 +10,49 @@ use super::{Envoy, cluster, listener, transport};
 use crate::pod::Pod;
 use crate::svid::Svid;
 
+/// What tells one pair from another on the same pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// Where the client's takes TCP, on 127.0.0.1.
+    pub listen: u16,
+    /// Where the server's takes TLS.
+    pub between: u16,
+    /// How many TLS sessions the client keeps for resumption; Envoy's default is one.
+    pub session_keys: Option<u32>,
+}
+
 impl Envoy {
-    /// In `pod`: takes TCP on 127.0.0.1:`listen` and carries it over TLS to [`PAIR_PORT`] of `server`.
+    /// In `pod`: takes TCP and carries it over TLS to the server's Envoy in `server`.
     ///
     /// # Errors
     /// Envoy is not installed, or does not start; carries the end of its log.
-    pub fn pair_client(pod: &Pod, svid: &Svid, listen: u16, server: &Pod) -> Result<Self> {
-        let mut next = unlimited(cluster("next", server.ipv4(), PAIR_PORT, None));
+    pub fn pair_client(pair: Pair, pod: &Pod, svid: &Svid, server: &Pod) -> Result<Self> {
+        let Pair { listen, between, session_keys } = pair;
+        let mut next = unlimited(cluster("next", server.ipv4(), between, None));
         next["transport_socket"] = transport("UpstreamTlsContext", mutual(svid, &server.spiffe_id()));
+        if let Some(keys) = session_keys {
+            next["transport_socket"]["typed_config"]["max_session_keys"] = keys.into();
+        }
         let config = json!({"static_resources": {
             "listeners": [listener("127.0.0.1", listen, json!({"filters": [proxy_to("next")]}))],
             "clusters": [next],
         }});
-        Self::start(pod, "pair-client", &config, listen, PAIR_CONCURRENCY)
+        Self::start(pod, &format!("pair-client-{listen}"), &config, listen, PAIR_CONCURRENCY)
     }
 
-    /// In `pod`: terminates `client`'s TLS on [`PAIR_PORT`] for the application on 127.0.0.1:`port`.
+    /// In `pod`: terminates `client`'s TLS for the application on 127.0.0.1:`port`.
     ///
     /// # Errors
     /// Envoy is not installed, or does not start; carries the end of its log.
-    pub fn pair_server(pod: &Pod, svid: &Svid, client: &Pod, port: u16) -> Result<Self> {
+    pub fn pair_server(pair: Pair, pod: &Pod, svid: &Svid, client: &Pod, port: u16) -> Result<Self> {
         let mut tls = transport("DownstreamTlsContext", mutual(svid, &client.spiffe_id()));
         tls["typed_config"]["require_client_certificate"] = true.into();
         let chain = json!({"filters": [proxy_to("application")], "transport_socket": tls});
         let config = json!({"static_resources": {
-            "listeners": [listener("0.0.0.0", PAIR_PORT, chain)],
+            "listeners": [listener("0.0.0.0", pair.between, chain)],
             "clusters": [unlimited(cluster("application", "127.0.0.1", port, None))],
         }});
-        Self::start(pod, "pair-server", &config, PAIR_PORT, PAIR_CONCURRENCY)
+        Self::start(pod, &format!("pair-server-{}", pair.between), &config, pair.between, PAIR_CONCURRENCY)
     }
 }
 
@@ -71,7 +86,5 @@ fn unlimited(mut cluster: Value) -> Value {
     cluster
 }
 
-/// Where the server's Envoy listens.
-const PAIR_PORT: u16 = 15443;
 /// Istio's default for sidecars.
 const PAIR_CONCURRENCY: u16 = 2;

@@ -1,17 +1,16 @@
 //! Bytes in one direction, as fast as they go.
 
 use std::fmt::{self, Display, Formatter};
-use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Result, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 
-use super::{Order, STREAM_BUFFER_BYTES, Window, open};
+use super::ready::{Interest, Ready};
+use super::window::Span;
+use super::{Order, STREAM_BUFFER_BYTES, Window, deal, open};
 
 /// Where the bytes go, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,63 +31,71 @@ impl Display for Direction {
     }
 }
 
-/// What all streams moved together.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+/// What all streams moved together within the window.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Flow {
-    /// From the first to the last, the warm-up included.
+    /// All of them.
     pub bytes: u64,
-    /// Within the window.
-    pub bytes_per_second: f64,
+    /// The window's length.
+    pub seconds: f64,
+    /// Processor time of the engines.
+    pub cpu_seconds: f64,
 }
 
 /// Runs `streams` connections until the window closes.
 ///
 /// # Errors
 /// One of them could not be opened, or broke.
-pub async fn stream(to: SocketAddr, streams: usize, direction: Direction, window: Window) -> Result<Flow> {
-    let mut running: JoinSet<Result<Moved>> = (0..streams).map(|_| one(to, direction, window)).collect();
-    let mut sum = Moved::default();
-    while let Some(moved) = running.join_next().await {
-        let moved = moved.map_err(Error::other)??;
-        sum.in_all += moved.in_all;
-        sum.in_window += moved.in_window;
-    }
-    Ok(Flow { bytes: sum.in_all, bytes_per_second: sum.in_window as f64 / window.seconds() })
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Moved {
-    in_all: u64,
-    in_window: u64,
-}
-
-async fn one(to: SocketAddr, direction: Direction, window: Window) -> Result<Moved> {
+pub fn stream(to: SocketAddr, streams: usize, direction: Direction, window: &Window) -> Result<Flow> {
     let order = match direction {
         Direction::Upload => Order::Upload,
         Direction::Download => Order::Download,
     };
-    let mut stream = open(to, order).await?;
-    let mut moved = Moved::default();
-    // The window's end is how it is meant to end; whatever ends it before is a failure.
-    match timeout_at(window.end, pump(&mut stream, direction, window, &mut moved)).await {
-        Ok(broken) => broken.map(|()| moved),
-        Err(_elapsed) => Ok(moved),
-    }
+    let streams = (0..streams).map(|_| open(to, order)).collect::<Result<Vec<_>>>()?;
+    let crew =
+        deal(streams).into_iter().map(|hand| move |span: Span| Ok((pump(hand, direction, span)?, span)));
+    let (moved, cpu_seconds) = window.open(crew.collect())?;
+    let seconds = moved.first().map_or(0.0, |(_, span)| span.seconds());
+    Ok(Flow { bytes: moved.iter().map(|(bytes, _)| bytes).sum(), seconds, cpu_seconds })
 }
 
-async fn pump(stream: &mut TcpStream, direction: Direction, window: Window, moved: &mut Moved) -> Result<()> {
-    let mut buffer = vec![0; STREAM_BUFFER_BYTES];
-    loop {
-        let bytes = match direction {
-            Direction::Upload => stream.write(&buffer).await?,
-            Direction::Download => stream.read(&mut buffer).await?,
-        };
-        if bytes == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
+/// Bytes of one thread's streams.
+fn pump(mut streams: Vec<TcpStream>, direction: Direction, span: Span) -> Result<u64> {
+    let (ready, mut events) = (Ready::new()?, Ready::events());
+    for (number, stream) in streams.iter().enumerate() {
+        stream.set_nonblocking(true)?;
+        ready.watch(stream, direction.interest(), number)?;
+    }
+    let (mut buffer, mut counted) = (vec![0; STREAM_BUFFER_BYTES], 0);
+    while Instant::now() < span.end {
+        for number in ready.wait(&mut events, Some(span.end))? {
+            let bytes = direction.move_some(&mut streams[number], &mut buffer)?;
+            if span.holds(Instant::now()) {
+                counted += bytes as u64;
+            }
         }
-        moved.in_all += bytes as u64;
-        if window.holds(Instant::now()) {
-            moved.in_window += bytes as u64;
+    }
+    Ok(counted)
+}
+
+impl Direction {
+    fn interest(self) -> Interest {
+        match self {
+            Self::Upload => Interest::Write,
+            Self::Download => Interest::Read,
+        }
+    }
+
+    fn move_some(self, stream: &mut TcpStream, buffer: &mut [u8]) -> Result<usize> {
+        let moved = match self {
+            Self::Upload => stream.write(buffer),
+            Self::Download => stream.read(buffer),
+        };
+        match moved {
+            // The window's end is how it is meant to end; whatever ends it before is a failure.
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            other => other,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
+mod benchmark;
 mod connect;
 mod faults;
 mod guards;
@@ -41,4 +42,5 @@ const TABLES: &[&[Test]] = &[
     native::ENVOY_TESTS,
     faults::SLOW_TESTS,
     guards::TESTS,
+    benchmark::TESTS,
 ];

@@ -190,7 +190,10 @@ const FOR_CLUSTER_FROM_GO: [Need; 5] = [
     Need::GoTools(gotools::MODULES[2]),
 ];
 
-const FOR_BENCH: [Program; 2] = [IP, NSENTER];
+const HAPROXY: Program =
+    program("haproxy", "haproxy", "a rival in the benchmark; its service is not started");
+
+const FOR_BENCH: [Program; 3] = [IP, NSENTER, HAPROXY];
 
 const FOR_DEMO: [Program; 6] = [
     IP,
@@ -201,8 +204,9 @@ const FOR_DEMO: [Program; 6] = [
     program("python3", "python3", "the demo's small servers"),
 ];
 
-const FOR_TEST: [Program; 5] = [
+const FOR_TEST: [Program; 6] = [
     IPERF3,
+    HAPROXY,
     program("socat", "socat", "raw clients and servers"),
     program("mptcpize", "mptcpize", "opens MPTCP sockets"),
     program("bpftool", "bpftool", "the kernel's own view"),
