@@ -1,29 +1,30 @@
 //! `cgroup_mkdir` and `cgroup_rmdir`: tells signetd of cgroups before their first process runs.
 //!
-//! BTF tracepoints (include/trace/events/cgroup.h): the second argument is the path from the root of the hierarchy. They
+//! Raw tracepoints (include/trace/events/cgroup.h): the second argument is the path from the root of the hierarchy. They
 //! fire for every hierarchy, cgroup v1 included, and for cgroups of no interest; signetd sorts that out, since telling
-//! hierarchies apart here would need field offsets that Rust cannot relocate.
+//! hierarchies apart here would need field offsets that Rust cannot relocate. They attach by name: BTF tracepoints would
+//! give the same two arguments, but signetd would have to parse the type information of the whole kernel for two ids.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
 use signet_common::abi::{EVENT_CGROUP_GONE, EVENT_CGROUP_MADE, Event, MAX_PATH, PATH_TRUNCATED};
 use signet_common::counter;
 
 use crate::maps::{EVENTS, count};
 
-#[btf_tracepoint(function = "cgroup_mkdir")]
-pub fn signet_cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+#[raw_tracepoint(tracepoint = "cgroup_mkdir")]
+pub fn signet_cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     tell(&ctx, EVENT_CGROUP_MADE)
 }
 
-#[btf_tracepoint(function = "cgroup_rmdir")]
-pub fn signet_cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+pub fn signet_cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
     tell(&ctx, EVENT_CGROUP_GONE)
 }
 
 #[inline(always)]
-fn tell(ctx: &BtfTracePointContext, kind: u32) -> i32 {
+fn tell(ctx: &RawTracePointContext, kind: u32) -> i32 {
     let path: *const u8 = ctx.arg(1);
     let Some(mut event) = EVENTS.reserve(0) else {
         count(counter::EVENTS_LOST);

@@ -9,7 +9,7 @@
 //! | `egress` | cgroup `skb/egress` | drops what was redirected and leaves another way |
 //! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
 //! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners |
-//! | `cgroups` | BTF tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
+//! | `cgroups` | raw tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
 //!
 //! `maps` has the maps, `caller` the walk up the cgroups. All loops are bounded and nothing needs a helper that Linux
 //! 6.1 lacks. There is no BPF LSM program: many kernels do not enable it.

@@ -209,6 +209,7 @@ impl Kernel {
         }
         self.watch_own_sockets()?;
         self.pins.remove_other_versions()?;
+        return_free_memory();
         info!(cgroup_root = %self.options.cgroup_root.display(), "capture attached");
         Ok(())
     }
@@ -370,6 +371,16 @@ fn pods_root(options: &CaptureOptions) -> u64 {
 
 fn inode(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |meta| meta.ino())
+}
+
+/// Hands the allocator's free pages back to the kernel: the programs' loading needs several times the memory that the
+/// engine goes on with, and glibc would keep most of it.
+fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches free memory alone, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// The clock of `bpf_ktime_get_ns`.

@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::programs::{BtfTracePoint, Program, ProgramError};
-use aya::{Btf, Ebpf};
+use aya::Ebpf;
+use aya::programs::{Program, ProgramError, RawTracePoint};
 
 use super::error::KernelError;
 use super::link::AttachType;
@@ -56,12 +56,11 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kerne
 
 /// Loads the tracepoints and attaches them until `ebpf` is dropped.
 pub(super) fn trace_cgroups(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    let btf = Btf::from_sys_fs().map_err(|e| KernelError::Load(Box::new(e.into())))?;
     for (name, tracepoint) in TRACEPOINTS {
-        let program: &mut BtfTracePoint = find(ebpf, name)?
+        let program: &mut RawTracePoint = find(ebpf, name)?
             .try_into()
             .map_err(|e: ProgramError| KernelError::Program { name, source: Box::new(e) })?;
-        let attached = program.load(tracepoint, &btf).and_then(|()| program.attach());
+        let attached = program.load().and_then(|()| program.attach(tracepoint));
         attached.map_err(|e| KernelError::Program { name, source: Box::new(e) })?;
     }
     Ok(())
