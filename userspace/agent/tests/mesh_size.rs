@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use signet_agent::addr::WorkloadUid;
@@ -29,8 +31,27 @@ fn a_hundred_thousand_workloads_cost_at_most_60_mib() {
 
     add_services_and_policies(&state);
     print_times(&state);
+    while_it_changes(&state, || print_times(&state));
     assert_eq!(state.workloads().len(), WORKLOADS as usize);
     assert!(grown <= 60 << 20, "{grown} bytes");
+}
+
+/// Asks while one thread writes without a pause: workloads, and the endpoints of whole Services.
+fn while_it_changes(state: &State, ask: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut changes = 0;
+            while !done.load(Relaxed) {
+                state.apply(&Event::Workload(workload(scattered(changes % WORKLOADS)).into()));
+                state.apply(&Event::EndpointSlice(slice(changes % DEPLOYMENTS)));
+                changes += 1;
+            }
+            println!("(two changes each, {changes} times)");
+        });
+        ask();
+        done.store(true, Relaxed);
+    });
 }
 
 fn print_times(state: &State) {
@@ -58,7 +79,7 @@ fn print_times(state: &State) {
         let mut times: Vec<Duration> = (0..WORKLOADS).map(|i| time_of(ask, scattered(i))).collect();
         times.sort_unstable();
         let quantile = |q: f64| times[(times.len() as f64 * q) as usize];
-        println!("{name}: p50 {:?}, p99 {:?}", quantile(0.5), quantile(0.99));
+        println!("{name}: p50 {:?}, p99 {:?}, p99.9 {:?}", quantile(0.5), quantile(0.99), quantile(0.999));
     }
 }
 

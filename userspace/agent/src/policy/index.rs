@@ -149,10 +149,13 @@ impl<T: Scoped> Namespace<T> {
         self.whole.retain(others);
         for (key, value) in old.object.selector() {
             let Some(values) = self.selected.get_mut(key) else { continue };
+            // Only its own bucket: a namespace may have thousands, and readers wait meanwhile.
             if let Some(bucket) = values.get_mut(value) {
                 bucket.retain(others);
+                if bucket.is_empty() {
+                    values.remove(value);
+                }
             }
-            values.retain(|_, bucket| !bucket.is_empty());
             if values.is_empty() {
                 self.selected.remove(key);
             }

@@ -1,27 +1,37 @@
 //! Services by VIP, by hostname and by name, with the endpoints that can be used now.
 //!
-//! What a connection asks (a ready endpoint of this port, near this zone) is computed when a slice changes, not when a
-//! connection comes: the answer is two look-ups and one random index however many endpoints there are. Services and
-//! slices arrive in any order. An endpoint answers for a VIP of its own address family only, as with kube-proxy.
+//! Services and slices arrive in any order. What is asked for each connection, the routes of a VIP, is a table of its own:
+//! the writer computes them while readers go on, and puts them in place when they are ready.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod routes;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
+use self::routes::Routes;
 use super::intern::ZonePool;
 use super::object::{EndpointSlice, Service};
+use super::table::{Address, AddressHasher, Table};
 
 /// (namespace, name)
 type Name = (Arc<str>, Arc<str>);
 
+/// Written by whoever has the pool of `state`'s writer.
 #[derive(Debug, Default)]
 pub(super) struct Services {
+    vips: Table<Address, Arc<Routes>, AddressHasher>,
+    names: RwLock<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
     by_name: HashMap<Name, Known>,
-    by_vip: HashMap<IpAddr, Name>,
     by_hostname: HashMap<Arc<str>, Name>,
     /// Which Service a slice belongs to.
     slices: HashMap<Name, Name>,
-    pool: ZonePool,
 }
 
 /// A Service, its slices, or both: whichever came first.
@@ -29,84 +39,70 @@ pub(super) struct Services {
 struct Known {
     service: Option<Arc<Service>>,
     slices: BTreeMap<Arc<str>, EndpointSlice>,
-    /// Ready endpoints by port name.
-    ready: BTreeMap<Arc<str>, Ready>,
 }
-
-/// The ready endpoints of one port, by family and zone: a handful of groups, so that a connection walks them.
-#[derive(Debug)]
-struct Ready {
-    groups: Vec<Group>,
-}
-
-#[derive(Debug)]
-struct Group {
-    ipv6: bool,
-    zone: Arc<str>,
-    endpoints: Vec<(IpAddr, u16)>,
-}
-
-/// Endpoints by family and zone; a set, since one that moves between slices is in both for a moment.
-type Grouped = BTreeMap<(bool, Arc<str>), BTreeSet<(IpAddr, u16)>>;
 
 /// What a VIP's port leads to.
-pub(super) enum Choice<'a> {
+pub(super) enum Choice {
     /// A ready endpoint.
-    Endpoint(&'a Arc<Service>, SocketAddr),
+    Endpoint(Arc<Service>, SocketAddr),
     /// The Service is known, but nothing can serve that port.
-    None(&'a Arc<Service>),
+    None(Arc<Service>),
 }
 
 impl Services {
-    pub(super) fn put(&mut self, mut service: Service) {
+    /// Adds or replaces. A VIP that stays is never without routes in between: its traffic would pass in clear.
+    pub(super) fn put(&self, mut service: Service) {
         for vip in &mut service.vips {
             *vip = vip.to_canonical();
         }
-        let name = (Arc::clone(&service.namespace), Arc::clone(&service.name));
-        self.forget_addresses(&name);
-        for vip in &service.vips {
-            self.by_vip.insert(*vip, name.clone());
+        let service = Arc::new(service);
+        let name = name_of(&service);
+        let old = self.names.write().put(&name, &service);
+        if let Some(routes) = self.routes(&name) {
+            for vip in &service.vips {
+                self.vips.insert(Address::of(*vip), Arc::clone(&routes));
+            }
         }
-        self.by_hostname.insert(Arc::clone(&service.hostname), name.clone());
-        self.by_name.entry(name).or_default().service = Some(Arc::new(service));
+        if let Some(old) = old {
+            self.withdraw(&name, old.vips.iter().filter(|vip| !service.vips.contains(vip)));
+        }
     }
 
-    pub(super) fn remove(&mut self, namespace: &Arc<str>, name: &Arc<str>) {
+    pub(super) fn remove(&self, namespace: &Arc<str>, name: &Arc<str>) {
         let name = (Arc::clone(namespace), Arc::clone(name));
-        self.forget_addresses(&name);
-        if let Some(known) = self.by_name.get_mut(&name) {
-            known.service = None;
-            self.forget_if_empty(&name);
+        let old = self.names.write().remove(&name);
+        if let Some(old) = old {
+            self.withdraw(&name, old.vips.iter());
         }
     }
 
-    pub(super) fn put_slice(&mut self, mut slice: EndpointSlice) {
-        self.remove_slice(&slice.namespace, &slice.name);
+    pub(super) fn put_slice(&self, mut slice: EndpointSlice, pool: &mut ZonePool) {
         for endpoint in &mut slice.endpoints {
             endpoint.address = endpoint.address.to_canonical();
         }
-        self.pool.share(&mut slice);
-        let name = (Arc::clone(&slice.namespace), Arc::clone(&slice.name));
+        pool.share(&mut slice);
         let service = (Arc::clone(&slice.namespace), Arc::clone(&slice.service));
-        self.slices.insert(name, service.clone());
-        let known = self.by_name.entry(service).or_default();
-        known.slices.insert(Arc::clone(&slice.name), slice);
-        known.count_ready();
-    }
-
-    pub(super) fn remove_slice(&mut self, namespace: &Arc<str>, name: &Arc<str>) {
-        let slice = (Arc::clone(namespace), Arc::clone(name));
-        let Some(service) = self.slices.remove(&slice) else { return };
-        let Some(known) = self.by_name.get_mut(&service) else { return };
-        if let Some(old) = known.slices.remove(name) {
-            self.pool.give_back(&old);
+        let (old, former) = self.names.write().put_slice(&service, slice).unzip();
+        if let Some(old) = old {
+            pool.give_back(&old);
         }
-        known.count_ready();
-        self.forget_if_empty(&service);
+        if let Some(former) = former.filter(|former| *former != service) {
+            self.refresh(&former);
+        }
+        self.refresh(&service);
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_name.values().filter_map(|known| known.service.as_ref())
+    pub(super) fn remove_slice(&self, namespace: &Arc<str>, name: &Arc<str>, pool: &mut ZonePool) {
+        let slice = (Arc::clone(namespace), Arc::clone(name));
+        let removed = self.names.write().remove_slice(&slice);
+        if let Some((old, service)) = removed {
+            pool.give_back(&old);
+            self.refresh(&service);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Service>> {
+        self.names.read().by_name.values().filter_map(|known| known.service.clone()).collect()
     }
 
     /// Chooses an endpoint for a VIP's port; `None` where the address is no VIP.
@@ -116,20 +112,21 @@ impl Services {
         zone: &str,
         except: &[SocketAddr],
         random: impl Fn(usize) -> usize,
-    ) -> Option<Choice<'_>> {
-        let address = vip.ip().to_canonical();
-        let known = self.by_name.get(self.by_vip.get(&address)?)?;
-        let service = known.service.as_ref()?;
-        let port = service.ports.iter().find(|port| port.port == vip.port());
-        let backend = port
-            .and_then(|port| known.ready.get(&port.name))
-            .and_then(|ready| ready.choose(address.is_ipv6(), zone, except, random));
-        Some(backend.map_or(Choice::None(service), |to| Choice::Endpoint(service, to)))
+    ) -> Option<Choice> {
+        self.vips.with(&Address::of(vip.ip()), |routes| {
+            let routes = routes?;
+            let service = Arc::clone(&routes.service);
+            Some(match routes.choose(vip, zone, except, random) {
+                Some(endpoint) => Choice::Endpoint(service, endpoint),
+                None => Choice::None(service),
+            })
+        })
     }
 
     /// The target port at one endpoint, ready or not, of the Service with that hostname.
     pub(super) fn target_port(&self, hostname: &str, port: u16, endpoint: IpAddr) -> Option<u16> {
-        let known = self.by_name.get(self.by_hostname.get(hostname)?)?;
+        let names = self.names.read();
+        let known = names.by_name.get(names.by_hostname.get(hostname)?)?;
         let port = known.service.as_ref()?.ports.iter().find(|declared| declared.port == port)?;
         let endpoint = endpoint.to_canonical();
         let has = |slice: &&EndpointSlice| slice.endpoints.iter().any(|e| e.address == endpoint);
@@ -137,15 +134,75 @@ impl Services {
         ports.find(|target| target.name == port.name).map(|target| target.port)
     }
 
-    /// Another Service may have taken an address over before this one's end was told: only own entries go.
-    fn forget_addresses(&mut self, name: &Name) {
-        let Some(old) = self.by_name.get(name).and_then(|known| known.service.as_ref()) else { return };
-        for vip in &old.vips {
-            if self.by_vip.get(vip) == Some(name) {
-                self.by_vip.remove(vip);
-            }
+    /// Computed under the read lock alone: it takes a while for a large Service.
+    fn routes(&self, name: &Name) -> Option<Arc<Routes>> {
+        let names = self.names.read();
+        let known = names.by_name.get(name)?;
+        let service = known.service.as_ref().filter(|service| !service.vips.is_empty())?;
+        Some(Arc::new(Routes::of(Arc::clone(service), known.slices.values())))
+    }
+
+    /// Puts a Service's routes in place where it has the VIP; another Service may have taken it over.
+    fn refresh(&self, name: &Name) {
+        let Some(routes) = self.routes(name) else { return };
+        for vip in &routes.service.vips {
+            let renew = |old: Arc<Routes>| if is_of(&old, name) { Arc::clone(&routes) } else { old };
+            self.vips.change(Address::of(*vip), |old| old.map(renew));
         }
-        if self.by_hostname.get(&old.hostname) == Some(name) {
+    }
+
+    /// Another Service may have taken a VIP over before this one's end was told: only own entries go.
+    fn withdraw<'a>(&self, name: &Name, vips: impl Iterator<Item = &'a IpAddr>) {
+        for vip in vips {
+            self.vips.change(Address::of(*vip), |routes| routes.filter(|routes| !is_of(routes, name)));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        let Names { by_name, by_hostname, slices } = &*self.names.read();
+        self.vips.is_empty() && by_name.is_empty() && by_hostname.is_empty() && slices.is_empty()
+    }
+}
+
+impl Names {
+    /// Adds or replaces; returns what was there.
+    fn put(&mut self, name: &Name, service: &Arc<Service>) -> Option<Arc<Service>> {
+        let old = self.by_name.entry(name.clone()).or_default().service.replace(Arc::clone(service));
+        self.forget_hostname(name, old.as_deref());
+        self.by_hostname.insert(Arc::clone(&service.hostname), name.clone());
+        old
+    }
+
+    fn remove(&mut self, name: &Name) -> Option<Arc<Service>> {
+        let old = self.by_name.get_mut(name)?.service.take();
+        self.forget_hostname(name, old.as_deref());
+        self.forget_if_empty(name);
+        old
+    }
+
+    /// Adds or replaces; returns what was there, and the Service it belonged to.
+    fn put_slice(&mut self, service: &Name, slice: EndpointSlice) -> Option<(EndpointSlice, Name)> {
+        let name = (Arc::clone(&slice.namespace), Arc::clone(&slice.name));
+        let old = self.remove_slice(&name);
+        self.slices.insert(name, service.clone());
+        let known = self.by_name.entry(service.clone()).or_default();
+        known.slices.insert(Arc::clone(&slice.name), slice);
+        old
+    }
+
+    fn remove_slice(&mut self, name: &Name) -> Option<(EndpointSlice, Name)> {
+        let service = self.slices.remove(name)?;
+        let old = self.by_name.get_mut(&service)?.slices.remove(&name.1)?;
+        self.forget_if_empty(&service);
+        Some((old, service))
+    }
+
+    /// Another Service may have taken it over.
+    fn forget_hostname(&mut self, name: &Name, old: Option<&Service>) {
+        if let Some(old) = old
+            && self.by_hostname.get(&old.hostname) == Some(name)
+        {
             self.by_hostname.remove(&old.hostname);
         }
     }
@@ -155,69 +212,12 @@ impl Services {
             self.by_name.remove(name);
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-            && self.by_vip.is_empty()
-            && self.by_hostname.is_empty()
-            && self.slices.is_empty()
-            && self.pool.is_empty()
-    }
 }
 
-impl Known {
-    fn count_ready(&mut self) {
-        let mut ports: BTreeMap<Arc<str>, Grouped> = BTreeMap::new();
-        for slice in self.slices.values() {
-            for port in &slice.ports {
-                let grouped = ports.entry(Arc::clone(&port.name)).or_default();
-                for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
-                    let group = (endpoint.address.is_ipv6(), Arc::clone(&endpoint.zone));
-                    grouped.entry(group).or_default().insert((endpoint.address, port.port));
-                }
-            }
-        }
-        self.ready = ports.into_iter().map(|(name, grouped)| (name, Ready::of(grouped))).collect();
-    }
+fn name_of(service: &Service) -> Name {
+    (Arc::clone(&service.namespace), Arc::clone(&service.name))
 }
 
-impl Ready {
-    fn of(grouped: Grouped) -> Self {
-        let group = |((ipv6, zone), endpoints): ((bool, Arc<str>), BTreeSet<_>)| Group {
-            ipv6,
-            zone,
-            endpoints: endpoints.into_iter().collect(),
-        };
-        Self { groups: grouped.into_iter().map(group).collect() }
-    }
-
-    /// One of the same zone where there is one, otherwise any; `random(n)` gives an index below `n`.
-    fn choose(
-        &self,
-        ipv6: bool,
-        zone: &str,
-        except: &[SocketAddr],
-        random: impl Fn(usize) -> usize,
-    ) -> Option<SocketAddr> {
-        let family = self.groups.iter().filter(|group| group.ipv6 == ipv6);
-        let near = family.clone().filter(|group| !zone.is_empty() && *group.zone == *zone);
-        pick(near, except, &random).or_else(|| pick(family, except, &random))
-    }
-}
-
-/// A random one, or the next that has not just failed.
-fn pick<'a>(
-    groups: impl Iterator<Item = &'a Group> + Clone,
-    except: &[SocketAddr],
-    random: impl Fn(usize) -> usize,
-) -> Option<SocketAddr> {
-    let count = groups.clone().map(|group| group.endpoints.len()).sum();
-    if count == 0 {
-        return None;
-    }
-    let first = random(count);
-    let all = groups.flat_map(|group| &group.endpoints);
-    let from_first = all.clone().skip(first).chain(all.take(first));
-    from_first.map(|(address, port)| SocketAddr::new(*address, *port)).find(|to| !except.contains(to))
+fn is_of(routes: &Routes, (namespace, name): &Name) -> bool {
+    routes.service.namespace == *namespace && routes.service.name == *name
 }

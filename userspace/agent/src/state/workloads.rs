@@ -5,8 +5,6 @@
 //! but a source may tell of the next pod before it tells of the last one's end: then the newest claim counts, an
 //! enrolled one before any other, since taking an enrolled workload for an outsider would send it plaintext.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,28 +12,33 @@ use crate::addr::WorkloadUid;
 
 use super::intern::WorkloadPool;
 use super::object::Workload;
+use super::table::{Address, AddressHasher, Table};
 
+/// Written by whoever has the pool of `state`'s writer.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
-    by_uid: HashMap<WorkloadUid, Arc<Workload>>,
-    by_address: HashMap<IpAddr, Claims>,
-    pool: WorkloadPool,
+    by_uid: Table<WorkloadUid, Arc<Workload>>,
+    by_address: Table<Address, Claims, AddressHasher>,
 }
 
 /// Who has an address, oldest claim first. Nearly always one, which then costs no allocation.
 #[derive(Debug)]
 enum Claims {
     One(Arc<Workload>),
-    Several(Vec<Arc<Workload>>),
+    Several(Box<[Arc<Workload>]>),
 }
 
 impl Workloads {
-    /// Adds or replaces; returns what was there and what is there now.
-    pub(super) fn put(&mut self, mut workload: Workload) -> (Option<Arc<Workload>>, Arc<Workload>) {
+    /// Adds or replaces; returns what was there and what is there now. An address is never without an owner in between.
+    pub(super) fn put(
+        &self,
+        mut workload: Workload,
+        pool: &mut WorkloadPool,
+    ) -> (Option<Arc<Workload>>, Arc<Workload>) {
         for address in &mut workload.addresses {
             *address = address.to_canonical();
         }
-        self.pool.share(&mut workload);
+        pool.share(&mut workload);
         let new = Arc::new(workload);
         let old = self.by_uid.insert(new.uid.clone(), Arc::clone(&new));
         for address in &new.addresses {
@@ -45,42 +48,44 @@ impl Workloads {
             for address in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
                 self.release(*address, &old.uid);
             }
-            self.pool.give_back(old);
+            pool.give_back(old);
         }
         (old, new)
     }
 
-    /// Removes; returns what was there.
-    pub(super) fn remove(&mut self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
-        let old = self.by_uid.remove(uid)?;
+    /// Removes.
+    pub(super) fn remove(&self, uid: &WorkloadUid, pool: &mut WorkloadPool) {
+        let Some(old) = self.by_uid.remove(uid.clone()) else { return };
         for address in &old.addresses {
             self.release(*address, uid);
         }
-        self.pool.give_back(&old);
-        Some(old)
+        pool.give_back(&old);
     }
 
-    pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
-        self.by_uid.get(uid)
+    pub(super) fn get(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
+        self.by_uid.with(uid, |workload| workload.cloned())
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Workload>> {
+    pub(super) fn all(&self) -> Vec<Arc<Workload>> {
         self.by_uid.values()
     }
 
     /// The owner of an address, or all owners where they share it.
     pub(super) fn at(&self, address: IpAddr) -> Vec<Arc<Workload>> {
-        let claims = self.claims(address);
-        let sharing = claims.iter().filter(|workload| workload.host_network);
-        sharing.chain(newest_pod(claims)).cloned().collect()
+        self.claims(address, |claims| {
+            let sharing = claims.iter().filter(|workload| workload.host_network);
+            sharing.chain(newest_pod(claims)).cloned().collect()
+        })
     }
 
     /// The workload that is meant by an address and port: the newest of [`Self::owners`], an enrolled one before any other.
-    pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<&Arc<Workload>> {
-        let claims = self.claims(address);
-        newest_pod(claims)
-            .or_else(|| newest(claims, |workload| workload.declares(port)))
-            .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
+    pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<Arc<Workload>> {
+        self.claims(address, |claims| {
+            newest_pod(claims)
+                .or_else(|| newest(claims, |workload| workload.declares(port)))
+                .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
+                .cloned()
+        })
     }
 
     /// The workloads that may be meant by an address and port.
@@ -88,41 +93,39 @@ impl Workloads {
     /// On a shared address these are the ones that declare the port, or else those that declare no ports at all; a port
     /// that nobody there can be meant by is the node's own (kubelet, sshd).
     pub(super) fn owners(&self, address: IpAddr, port: u16) -> Vec<Arc<Workload>> {
-        let claims = self.claims(address);
-        if let Some(pod) = newest_pod(claims) {
-            return vec![Arc::clone(pod)];
-        }
-        let declaring: Vec<_> = claims.iter().filter(|workload| workload.declares(port)).cloned().collect();
-        match declaring.is_empty() {
-            true => claims.iter().filter(|workload| workload.ports.is_empty()).cloned().collect(),
-            false => declaring,
-        }
-    }
-
-    fn claims(&self, address: IpAddr) -> &[Arc<Workload>] {
-        self.by_address.get(&address.to_canonical()).map_or(&[], Claims::as_slice)
-    }
-
-    fn claim(&mut self, address: IpAddr, workload: &Arc<Workload>) {
-        match self.by_address.entry(address) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Claims::One(Arc::clone(workload)));
+        self.claims(address, |claims| {
+            if let Some(pod) = newest_pod(claims) {
+                return vec![Arc::clone(pod)];
             }
-            Entry::Occupied(mut claims) => claims.get_mut().put(workload),
-        }
+            let declaring: Vec<_> =
+                claims.iter().filter(|workload| workload.declares(port)).cloned().collect();
+            match declaring.is_empty() {
+                true => claims.iter().filter(|workload| workload.ports.is_empty()).cloned().collect(),
+                false => declaring,
+            }
+        })
     }
 
-    fn release(&mut self, address: IpAddr, uid: &WorkloadUid) {
-        if let Entry::Occupied(mut claims) = self.by_address.entry(address)
-            && claims.get_mut().remove(uid).is_empty()
-        {
-            claims.remove();
-        }
+    fn claims<R>(&self, address: IpAddr, ask: impl FnOnce(&[Arc<Workload>]) -> R) -> R {
+        self.by_address.with(&Address::of(address), |claims| ask(claims.map_or(&[], Claims::as_slice)))
+    }
+
+    fn claim(&self, address: IpAddr, workload: &Arc<Workload>) {
+        self.by_address.change(Address::of(address), |claims| {
+            Some(match claims {
+                None => Claims::One(Arc::clone(workload)),
+                Some(claims) => claims.with(workload),
+            })
+        });
+    }
+
+    fn release(&self, address: IpAddr, uid: &WorkloadUid) {
+        self.by_address.change(Address::of(address), |claims| claims?.without(uid));
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_uid.is_empty() && self.by_address.is_empty() && self.pool.is_empty()
+        self.by_uid.is_empty() && self.by_address.is_empty()
     }
 }
 
@@ -135,26 +138,26 @@ impl Claims {
     }
 
     /// A workload that changes keeps its place: only a first claim makes it the newest.
-    fn put(&mut self, new: &Arc<Workload>) {
+    fn with(&self, new: &Arc<Workload>) -> Self {
         let mut workloads = self.as_slice().to_vec();
         match workloads.iter_mut().find(|known| known.uid == new.uid) {
             Some(known) => *known = Arc::clone(new),
             None => workloads.push(Arc::clone(new)),
         }
-        *self = Self::of(workloads);
+        Self::of(workloads)
     }
 
-    fn remove(&mut self, uid: &WorkloadUid) -> &[Arc<Workload>] {
+    /// `None` where no claim is left.
+    fn without(&self, uid: &WorkloadUid) -> Option<Self> {
         let mut workloads = self.as_slice().to_vec();
         workloads.retain(|known| known.uid != *uid);
-        *self = Self::of(workloads);
-        self.as_slice()
+        (!workloads.is_empty()).then(|| Self::of(workloads))
     }
 
     fn of(workloads: Vec<Arc<Workload>>) -> Self {
         match <[_; 1]>::try_from(workloads) {
             Ok([workload]) => Self::One(workload),
-            Err(workloads) => Self::Several(workloads),
+            Err(workloads) => Self::Several(workloads.into()),
         }
     }
 }

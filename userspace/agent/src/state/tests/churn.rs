@@ -31,9 +31,10 @@ proptest! {
         for event in &events {
             state.apply(&end_of(event));
         }
-        let inner = state.inner.read();
-        prop_assert!(inner.workloads.is_empty());
-        prop_assert!(inner.services.is_empty());
+        prop_assert!(state.workloads.is_empty());
+        prop_assert!(state.services.is_empty());
+        let pools = state.pools.lock();
+        prop_assert!(pools.workloads.is_empty() && pools.zones.is_empty());
     }
 
     #[test]

@@ -1,0 +1,94 @@
+//! What the VIPs of one Service lead to: computed when the Service or one of its slices changes, not when a connection
+//! comes, which then asks one table and picks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::state::object::{EndpointSlice, Service};
+
+/// A Service and the endpoints that each of its ports can use now.
+#[derive(Debug)]
+pub(super) struct Routes {
+    pub(super) service: Arc<Service>,
+    /// By the VIP's port.
+    ports: Box<[(u16, Arc<[Group]>)]>,
+}
+
+/// The ready endpoints of one port that share family and zone. A port has a handful of groups, so that a connection walks
+/// them.
+#[derive(Debug)]
+struct Group {
+    ipv6: bool,
+    zone: Arc<str>,
+    endpoints: Box<[(IpAddr, u16)]>,
+}
+
+/// Endpoints by family and zone; a set, since one that moves between slices is in both for a moment.
+type Grouped<'a> = BTreeMap<(bool, &'a Arc<str>), BTreeSet<(IpAddr, u16)>>;
+
+impl Routes {
+    pub(super) fn of<'a>(service: Arc<Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+        let ready = ready(slices);
+        let none: Arc<[Group]> = Arc::default();
+        let groups = |name| Arc::clone(ready.get(name).unwrap_or(&none));
+        let ports = service.ports.iter().map(|port| (port.port, groups(&*port.name))).collect();
+        Self { service, ports }
+    }
+
+    /// One of the same zone where there is one, otherwise any, but none of `except`; `random(n)` gives an index below `n`.
+    /// An endpoint answers for a VIP of its own address family only, as with kube-proxy.
+    pub(super) fn choose(
+        &self,
+        vip: SocketAddr,
+        zone: &str,
+        except: &[SocketAddr],
+        random: impl Fn(usize) -> usize,
+    ) -> Option<SocketAddr> {
+        let (_, groups) = self.ports.iter().find(|(port, _)| *port == vip.port())?;
+        let ipv6 = vip.ip().to_canonical().is_ipv6();
+        let family = groups.iter().filter(|group| group.ipv6 == ipv6);
+        let near = family.clone().filter(|group| !zone.is_empty() && *group.zone == *zone);
+        pick(near, except, &random).or_else(|| pick(family, except, &random))
+    }
+}
+
+/// By port name.
+fn ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> BTreeMap<&'a str, Arc<[Group]>> {
+    let mut ports: BTreeMap<&str, Grouped<'_>> = BTreeMap::new();
+    for slice in slices {
+        for port in &slice.ports {
+            let grouped = ports.entry(&port.name).or_default();
+            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
+                let group = (endpoint.address.is_ipv6(), &endpoint.zone);
+                grouped.entry(group).or_default().insert((endpoint.address, port.port));
+            }
+        }
+    }
+    ports.into_iter().map(|(name, grouped)| (name, groups(grouped))).collect()
+}
+
+fn groups(grouped: Grouped<'_>) -> Arc<[Group]> {
+    let group = |((ipv6, zone), endpoints): ((bool, &Arc<str>), BTreeSet<_>)| Group {
+        ipv6,
+        zone: Arc::clone(zone),
+        endpoints: endpoints.into_iter().collect(),
+    };
+    grouped.into_iter().map(group).collect()
+}
+
+/// A random one, or the next that has not just failed.
+fn pick<'a>(
+    groups: impl Iterator<Item = &'a Group> + Clone,
+    except: &[SocketAddr],
+    random: impl Fn(usize) -> usize,
+) -> Option<SocketAddr> {
+    let count = groups.clone().map(|group| group.endpoints.len()).sum();
+    if count == 0 {
+        return None;
+    }
+    let first = random(count);
+    let all = groups.flat_map(|group| &group.endpoints);
+    let from_first = all.clone().skip(first).chain(all.take(first));
+    from_first.map(|(address, port)| SocketAddr::new(*address, *port)).find(|to| !except.contains(to))
+}
