@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use signet_identity::SpiffeId;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 pub use super::parties::{Direction, Path};
 
@@ -32,14 +33,23 @@ struct Table {
     live: BTreeMap<u64, Arc<Live>>,
 }
 
-/// One live connection. Written by its own task through [`Registration`].
+/// One live connection, in one allocation. Written by its own task through [`Registration`].
 #[derive(Debug)]
 struct Live {
     since: SystemTime,
     parties: Mutex<Parties>,
-    meter: Arc<Meter>,
-    closing: CancellationToken,
+    meter: Meter,
+    /// Has one waiter, the connection's task, and keeps the notice until that waits.
+    closing: Notify,
 }
+
+/// The meter of a live connection.
+#[derive(Debug)]
+pub(crate) struct Metered(Arc<Live>);
+
+/// Tells a connection's task that somebody wants the connection closed.
+#[derive(Debug)]
+pub(crate) struct Closing(Arc<Live>);
 
 /// A connection's place in the list; dropped, it is gone from there.
 #[derive(Debug)]
@@ -93,7 +103,7 @@ impl Connections {
     pub fn close_workload(&self, workload: &WorkloadUid) {
         for live in self.live() {
             if live.parties.lock().local() == Some(workload) {
-                live.closing.cancel();
+                live.closing.notify_one();
             }
         }
     }
@@ -106,7 +116,7 @@ impl Connections {
                 .into_iter()
                 .any(|party| party.workload.as_ref().is_some_and(|party| party.uid == *workload));
             if concerned && parties.path == Some(Path::Native) {
-                live.closing.cancel();
+                live.closing.notify_one();
             }
         }
     }
@@ -136,8 +146,8 @@ impl Connections {
         let live = Arc::new(Live {
             since: SystemTime::now(),
             parties: Mutex::new(parties),
-            meter: Arc::default(),
-            closing: CancellationToken::new(),
+            meter: Meter::default(),
+            closing: Notify::new(),
         });
         let mut table = self.table.lock();
         let id = table.next;
@@ -167,14 +177,29 @@ impl Registration {
 
     /// Its bytes.
     #[must_use]
-    pub(crate) fn meter(&self) -> &Arc<Meter> {
-        &self.live.meter
+    pub(crate) fn meter(&self) -> Metered {
+        Metered(Arc::clone(&self.live))
     }
 
-    /// Cancelled when somebody wants the connection closed.
+    /// For its task, which awaits it.
     #[must_use]
-    pub(crate) fn closing(&self) -> CancellationToken {
-        self.live.closing.clone()
+    pub(crate) fn closing(&self) -> Closing {
+        Closing(Arc::clone(&self.live))
+    }
+}
+
+impl Deref for Metered {
+    type Target = Meter;
+
+    fn deref(&self) -> &Meter {
+        &self.0.meter
+    }
+}
+
+impl Closing {
+    /// Resolves when somebody wants the connection closed, also where that was before this was called. For one waiter.
+    pub(crate) async fn cancelled(&self) {
+        self.0.closing.notified().await;
     }
 }
 
@@ -213,6 +238,8 @@ fn full_name(party: &Party) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::proxy::testing;
 
@@ -238,13 +265,21 @@ mod tests {
         assert!(connections.views().is_empty());
     }
 
+    /// One allocation, whoever the parties are: they are shared.
+    #[test]
+    fn a_live_connection_is_at_most_400_bytes() {
+        let bytes = size_of::<Live>();
+        assert!(bytes <= 400, "{bytes}");
+    }
+
     #[test]
     fn closing_a_workload_closes_the_connections_it_has_on_this_node() {
         let connections = Arc::new(Connections::new());
         let outbound = connections.register(parties(Direction::Outbound));
         let inbound = connections.register(parties(Direction::Inbound));
         connections.close_workload(&testing::workload("server").uid);
-        assert!(inbound.closing().is_cancelled());
-        assert!(!outbound.closing().is_cancelled(), "the server of an outbound connection is another node's");
+        assert!(inbound.closing().cancelled().now_or_never().is_some());
+        let other_nodes = outbound.closing().cancelled().now_or_never();
+        assert!(other_nodes.is_none(), "the server of an outbound connection is another node's");
     }
 }

@@ -7,13 +7,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio_util::sync::CancellationToken;
-
 use super::Context;
 use super::access;
-use super::connections::Registration;
+use super::connections::{Closing, Metered, Registration};
 use super::failure::Failure;
-use super::meter::Meter;
 use super::metrics::{Counters, Labels, Metrics, ResponseFlags};
 use super::parties::Parties;
 
@@ -59,13 +56,13 @@ impl Outcome {
 
     /// Where the relay counts its bytes.
     #[must_use]
-    pub(crate) fn meter(&self) -> Arc<Meter> {
-        Arc::clone(self.registration.meter())
+    pub(crate) fn meter(&self) -> Metered {
+        self.registration.meter()
     }
 
-    /// Cancelled when the connection must be closed.
+    /// Tells the connection's task that it must be closed.
     #[must_use]
-    pub(crate) fn closing(&self) -> CancellationToken {
+    pub(crate) fn closing(&self) -> Closing {
         self.registration.closing()
     }
 

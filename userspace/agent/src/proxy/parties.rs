@@ -55,8 +55,8 @@ pub(crate) struct Party {
     pub(crate) workload: Option<Arc<Workload>>,
     /// Its proven SPIFFE ID.
     pub(crate) identity: Option<SpiffeId>,
-    /// What it says of itself.
-    pub(crate) baggage: Option<Baggage>,
+    /// What it says of itself; the tunnels of one HBONE connection share it.
+    pub(crate) baggage: Option<Arc<Baggage>>,
 }
 
 /// Both ends, and what lies between them.

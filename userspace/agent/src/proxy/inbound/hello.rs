@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
@@ -42,6 +43,8 @@ pub(super) struct Client {
     not_after: u64,
     /// The workload whose certificate it has seen.
     pub(super) server: WorkloadUid,
+    /// What it said of itself last, as it said it and as it was read. A pool sends the same with each CONNECT.
+    told: Mutex<Option<(Box<str>, Arc<Baggage>)>>,
 }
 
 impl Client {
@@ -54,7 +57,7 @@ impl Client {
             Protocol::Native => Path::Native,
         });
         parties.source.identity = Some(self.identity.clone());
-        parties.source.baggage = baggage.map(Baggage::parse);
+        parties.source.baggage = baggage.map(|baggage| self.baggage(baggage));
         if let Some(local) = sandbox.current(&self.server) {
             parties.destination.identity = Some(local.workload.identity.clone());
             parties.destination.workload = Some(Arc::clone(&local.workload));
@@ -65,6 +68,18 @@ impl Client {
     /// One of the handshake's certificates has expired.
     pub(super) fn is_expired(&self) -> bool {
         UnixTime::now().as_secs() > self.not_after
+    }
+
+    fn baggage(&self, value: &str) -> Arc<Baggage> {
+        let mut told = self.told.lock();
+        if let Some((same, read)) = &*told
+            && **same == *value
+        {
+            return Arc::clone(read);
+        }
+        let read = Arc::new(Baggage::parse(value));
+        *told = (value.len() <= MAX_TOLD).then(|| (value.into(), Arc::clone(&read)));
+        read
     }
 
     /// Resolves when one of the handshake's certificates has expired. A clock that is set meanwhile is not seen.
@@ -97,9 +112,13 @@ pub(super) async fn authenticate(
         Protocol::Native => Spoken::Native(Box::new(Tunnel::new(tls))),
     };
     let server = local.workload.uid.clone();
-    Ok((spoken, Client { peer, dialled, identity, protocol, not_after, server }))
+    let told = Mutex::default();
+    Ok((spoken, Client { peer, dialled, identity, protocol, not_after, server, told }))
 }
 
 async fn within<T>(wait: Duration, step: impl Future<Output = T>) -> Result<T, Failure> {
     timeout(wait, step).await.map_err(|_| Failure::HandshakeTimeout(wait))
 }
+
+/// Bytes of baggage that are kept for the connection's next tunnel; one of ours has 200.
+const MAX_TOLD: usize = 1024;

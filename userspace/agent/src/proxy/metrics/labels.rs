@@ -172,7 +172,7 @@ impl End {
                 principal,
             };
         }
-        let told = party.baggage.clone().unwrap_or_default();
+        let told = party.baggage.as_deref().cloned().unwrap_or_default();
         Self {
             workload: Text(told.workload_name),
             namespace: Text(told.namespace),
