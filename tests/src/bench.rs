@@ -10,6 +10,7 @@ mod contender;
 mod machine;
 mod measure;
 mod memory;
+mod precedence;
 mod progress;
 mod report;
 mod rivals;
@@ -30,6 +31,7 @@ use crate::need::Need;
 use contender::Contender;
 use machine::Machine;
 use measure::{Figure, MEASURES, Measure};
+use precedence::Precedence;
 use progress::Progress;
 use stage::Stage;
 use statistics::Sample;
@@ -62,6 +64,7 @@ pub fn run(options: &Options) -> Result<Report> {
         bail!("the benchmark cannot run here: {}", unmet.join("; "));
     }
     let options = &Options { idle: within(load::raise_file_limit()?, &options.idle), ..options.clone() };
+    let _precedence = Precedence::take();
     let machine = Machine::here();
     let progress = Progress::start();
     progress.say(&format!("{machine}"));

@@ -27,7 +27,7 @@ impl Machine {
             memory_gib: memory_gib(&read("/proc/meminfo")).unwrap_or_default(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
-            nice: nice(&read("/proc/self/stat")).unwrap_or_default(),
+            nice: nice().unwrap_or_default(),
         }
     }
 }
@@ -55,8 +55,13 @@ fn memory_gib(meminfo: &str) -> Option<f64> {
     Some(f64::from(kib) / 1024.0 / 1024.0)
 }
 
+/// The nice value of this process.
+pub(super) fn nice() -> Option<i32> {
+    nice_of(&fs::read_to_string("/proc/self/stat").ok()?)
+}
+
 /// Field 19 of proc_pid_stat(5); the second is a name in parentheses that may hold anything.
-fn nice(stat: &str) -> Option<i32> {
+fn nice_of(stat: &str) -> Option<i32> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     after_name.split(' ').nth(16)?.parse().ok()
 }
@@ -70,6 +75,6 @@ mod tests {
         assert_eq!(cpu_model("processor\t: 0\nmodel name\t: EPYC 9\n"), Some("EPYC 9"));
         assert_eq!(memory_gib("MemTotal:       2097152 kB\nMemFree: 1 kB\n"), Some(2.0));
         let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 -10 1 0 100";
-        assert_eq!(nice(stat), Some(-10));
+        assert_eq!(nice_of(stat), Some(-10));
     }
 }
