@@ -54,4 +54,19 @@ pub(crate) fn workspace_build(release: bool) -> Result<()> {
     step::inherit(&mut command)
 }
 
+/// Builds the eBPF object and some of the workspace's programs with optimisation: linking one takes minutes.
+///
+/// # Errors
+/// Something does not compile.
+pub(crate) fn optimised(programs: &[&str]) -> Result<()> {
+    ebpf::build()?;
+    let mut command = workspace::cargo();
+    // The whole workspace, so that dependencies have the features that they have in every other build.
+    command.args(["build", "--release", "--workspace", "--exclude", "xtask"]);
+    programs.iter().for_each(|program| {
+        command.args(["--bin", program]);
+    });
+    step::inherit(&mut command)
+}
+
 const BINARIES: [&str; 3] = ["signetd", "signet-ca", "signet"];

@@ -4,6 +4,7 @@
 use std::io::Result;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use signet_agent::block::Block;
 use signet_agent::net::{Traffic, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +44,7 @@ async fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> Result<()> 
 fn joined(runtime: &Runtime) -> (TcpStream, TcpStream) {
     let ends = runtime.block_on(async { tokio::try_join!(pair(), pair()) });
     let ((client, a), (b, server)) = ends.expect("loopback takes connections");
-    runtime.spawn(async move { relay(a, b, &Traffic::default()).await });
+    runtime.spawn(async move { relay::<Block, _, _>(a, b, &Traffic::default()).await });
     (client, server)
 }
 
