@@ -4,6 +4,10 @@
 //! padding included), and every size is asserted. Numbers are in host byte order; addresses are as they are on the wire.
 //! Booleans and enums travel as integers: a value that no variant has must not be undefined behaviour on either side.
 
+use core::net::IpAddr;
+
+use crate::direct::Permit;
+
 /// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2): the four words as they
 /// lie in memory in network byte order, which is how the kernel's contexts show them.
 #[repr(transparent)]
@@ -45,6 +49,22 @@ impl Address {
         match self.as_v4() {
             Some(word) => word == 0,
             None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0,
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    /// An IPv4 address and its mapped form are one.
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(v4) => Self::v4(u32::from_ne_bytes(v4.octets())),
+            IpAddr::V6(v6) => {
+                let mut words = [0; 4];
+                for (word, octets) in words.iter_mut().zip(v6.octets().as_chunks::<4>().0) {
+                    *word = u32::from_ne_bytes(*octets);
+                }
+                Self(words)
+            }
         }
     }
 }
@@ -93,33 +113,37 @@ pub const CAPTURE_REDIRECT: u32 = 2;
 /// The most own addresses a workload can have. A pod has one or two; Multus adds one per extra interface.
 pub const MAX_ADDRESSES: usize = 8;
 
-/// Where a redirected connection came from and where it wanted to go.
+/// Where a captured connection came from and where it wanted to go.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The enrolled workload's cgroup.
     pub cgroup: u64,
-    /// The destination before the rewrite.
+    /// The destination before any rewrite.
     pub destination: Address,
+    /// The endpoint that was chosen where the destination is a Service of `SERVICES`; all zero where it is none.
+    pub choice: Address,
     /// The destination's port.
     pub port: u16,
+    /// The endpoint's port; 0 where none was chosen.
+    pub choice_port: u16,
     /// Always 0.
-    pub padding: [u16; 3],
+    pub padding: u32,
 }
 
-/// `FLOWS` key: one TCP connection. The cookie is part of it because loopback tuples repeat across pods.
+/// One TCP connection: the key of `FLOWS`, and with no cookie that of `DIRECT`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Cookie of the network namespace.
+    /// Cookie of the network namespace in `FLOWS`, because loopback tuples repeat across pods; 0 in `DIRECT`.
     pub netns: u64,
-    /// The application's end.
+    /// The client's end.
     pub local: Address,
-    /// The engine's end.
+    /// The other end: the engine's in `FLOWS`, the server's in `DIRECT`.
     pub remote: Address,
-    /// The application's port.
+    /// The client's port.
     pub local_port: u16,
-    /// The engine's port.
+    /// The other end's port.
     pub remote_port: u16,
     /// Always 0.
     pub padding: u32,
@@ -138,17 +162,48 @@ impl Flow {
             ..self
         }
     }
+
+    /// The same without the namespace's cookie.
+    #[inline(always)]
+    #[must_use]
+    pub const fn anywhere(self) -> Self {
+        Self { netns: 0, ..self }
+    }
 }
 
-/// `REDIRECTED`, the storage of a redirected socket: what the close must take back. Freed with the socket.
+/// `SOCKETS`, the storage of a captured socket: what later hooks must know of its connect. Freed with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Redirected {
+pub struct Captured {
     /// What `connect4/6` recorded.
     pub origin: Origin,
-    /// What `sock_ops` published; all zero before.
+    /// What `sock_ops` published. Before that all zero, or on a direct socket the server that it may reach.
     pub flow: Flow,
+    /// What a direct socket has its right from.
+    pub permit: Permit,
+    /// `bytes_received` when it entered FIN_WAIT2: a FIN after that counts as one more.
+    pub received: u64,
+    /// One of the `PATH_*` values.
+    pub path: u32,
+    /// One of the `STAGE_*` values, of a direct socket.
+    pub stage: u32,
 }
+
+/// The socket is not captured (any more).
+pub const PATH_NATIVE: u32 = 0;
+/// It goes to the engine.
+pub const PATH_REDIRECT: u32 = 1;
+/// It goes to a server of this node, by itself.
+pub const PATH_DIRECT: u32 = 2;
+
+/// Nothing but the connect has been seen.
+pub const STAGE_CONNECT: u32 = 0;
+/// `DIRECT` has its record.
+pub const STAGE_PUBLISHED: u32 = 1;
+/// The server's namespace has let its SYN through and answered: it may send.
+pub const STAGE_OPEN: u32 = 2;
+/// It is closed and its record taken back. A reset is sent after that (net/ipv4/tcp.c `__tcp_close`).
+pub const STAGE_ENDED: u32 = 3;
 
 /// `PORTS` key: a TCP port of a shared network namespace.
 #[repr(C)]
@@ -254,9 +309,9 @@ pub const HBONE_PORT: u16 = 15008;
 const _: () = assert!(size_of::<Address>() == 16);
 const _: () = assert!(size_of::<Config>() == 40);
 const _: () = assert!(size_of::<Workload>() == 16 + 16 * MAX_ADDRESSES);
-const _: () = assert!(size_of::<Origin>() == 32);
+const _: () = assert!(size_of::<Origin>() == 48);
 const _: () = assert!(size_of::<Flow>() == 48);
-const _: () = assert!(size_of::<Redirected>() == 80);
+const _: () = assert!(size_of::<Captured>() == 144);
 const _: () = assert!(size_of::<Port>() == 16);
 const _: () = assert!(size_of::<PortOwner>() == 24);
 const _: () = assert!(size_of::<Bound>() == 32);
@@ -264,7 +319,8 @@ const _: () = assert!(size_of::<Event>() == 16 + MAX_PATH);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Bound, Config, Flow, Origin, Port, PortOwner, Redirected, Workload};
+    use super::{Bound, Config, Flow, Origin, Port, PortOwner, Workload};
+    use crate::direct::{Direct, Permit, Permitted, Service, Vip};
 
     macro_rules! pod {
         ($($name:ty),*) => {
@@ -276,7 +332,7 @@ mod user {
         };
     }
 
-    pod!(Bound, Config, Flow, Origin, Port, PortOwner, Redirected, Workload);
+    pod!(Bound, Config, Direct, Flow, Origin, Permit, Permitted, Port, PortOwner, Service, Vip, Workload);
 }
 
 #[cfg(test)]

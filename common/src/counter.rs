@@ -5,16 +5,18 @@
 
 use crate::decision::{Decision, Fault, Reason, Verdict};
 
-const REASONS: u32 = 14;
-const FAULTS: u32 = 7;
+const REASONS: u32 = 17;
+const FAULTS: u32 = 9;
 const VERDICT_BASE: u32 = 0;
-const FAULT_BASE: u32 = VERDICT_BASE + 3 * REASONS;
+const FAULT_BASE: u32 = VERDICT_BASE + 4 * REASONS;
 const UNPROTECTED_BASE: u32 = FAULT_BASE + FAULTS;
 
 /// Slot of the events that found no room in `EVENTS`.
 pub const EVENTS_LOST: u32 = UNPROTECTED_BASE + 2 * 4;
+/// Slot of the ends of direct flows that found no room in `DIRECT_EVENTS`.
+pub const DIRECT_EVENTS_LOST: u32 = EVENTS_LOST + 1;
 /// How many slots there are.
-pub const COUNTERS: u32 = EVENTS_LOST + 1;
+pub const COUNTERS: u32 = DIRECT_EVENTS_LOST + 1;
 
 /// What cannot be protected.
 #[repr(u32)]
@@ -53,7 +55,7 @@ pub const fn of_unprotected(protocol: Protocol, verdict: Verdict) -> u32 {
 }
 
 /// `signet_capture_verdicts_total`: slot, `verdict`, `reason`. Every decision that can be made, and no other.
-pub const VERDICT_LABELS: [(u32, &str, &str); 16] = [
+pub const VERDICT_LABELS: [(u32, &str, &str); 19] = [
     verdict(Verdict::Bypass, Reason::Outside, "bypass", "outside"),
     verdict(Verdict::Bypass, Reason::Engine, "bypass", "engine"),
     verdict(Verdict::Deny, Reason::UnknownPod, "deny", "unknown_pod"),
@@ -64,7 +66,10 @@ pub const VERDICT_LABELS: [(u32, &str, &str); 16] = [
     verdict(Verdict::Bypass, Reason::LocalHost, "bypass", "local_host"),
     verdict(Verdict::Bypass, Reason::OwnAddress, "bypass", "own_address"),
     verdict(Verdict::Redirect, Reason::Outbound, "redirect", "outbound"),
+    verdict(Verdict::Direct, Reason::Permitted, "direct", "permitted"),
+    verdict(Verdict::Redirect, Reason::StalePermit, "redirect", "stale_permit"),
     verdict(Verdict::Bypass, Reason::LocalSyn, "bypass", "local_syn"),
+    verdict(Verdict::Bypass, Reason::DirectSyn, "bypass", "direct_syn"),
     verdict(Verdict::Redirect, Reason::Hbone, "redirect", "hbone"),
     verdict(Verdict::Redirect, Reason::Plaintext, "redirect", "plaintext"),
     verdict(Verdict::Bypass, Reason::UnownedPort, "bypass", "unowned_port"),
@@ -81,6 +86,8 @@ pub const FAULT_LABELS: [(u32, &str); FAULTS as usize] = [
     (of_fault(Fault::ListenerUnfit), "listener_unfit"),
     (of_fault(Fault::PortNotRecorded), "port_not_recorded"),
     (of_fault(Fault::Diverted), "diverted"),
+    (of_fault(Fault::ForeignSource), "foreign_source"),
+    (of_fault(Fault::Stray), "stray"),
 ];
 
 /// `signet_unprotected_sockets_total`: slot, `protocol`, `action`.
@@ -111,7 +118,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::decision::{Caller, Capture, Destination, Syn, connect, syn};
+    use crate::decision::{Caller, Capture, Destination, Errand, Syn, connect, outbound, syn};
 
     fn callers() -> Vec<Caller> {
         let captures = [Capture::Bypass, Capture::NotReady, Capture::Redirect];
@@ -132,11 +139,15 @@ mod tests {
         }
         for from_inside in [true, false] {
             for owned in [None, Some(true), Some(false)] {
-                for port in [80, 15008] {
-                    let decision = syn(Syn { from_inside, port, owned });
+                for (port, direct) in [(80, false), (15008, false), (80, true)] {
+                    let decision = syn(Syn { from_inside, port, owned, direct });
                     assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
                 }
             }
+        }
+        for permit in [None, Some(0), Some(1)] {
+            let decision = outbound(Errand { permit, epoch: 1, engine_alive: true, is_servers_port: true });
+            assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
         }
     }
 
@@ -145,7 +156,7 @@ mod tests {
         let slots: Vec<u32> = (VERDICT_LABELS.iter().map(|(slot, ..)| *slot))
             .chain(FAULT_LABELS.iter().map(|(slot, _)| *slot))
             .chain(UNPROTECTED_LABELS.iter().map(|(slot, ..)| *slot))
-            .chain([EVENTS_LOST])
+            .chain([EVENTS_LOST, DIRECT_EVENTS_LOST])
             .collect();
         let distinct: HashSet<_> = slots.iter().copied().collect();
         assert_eq!(distinct.len(), slots.len());

@@ -5,8 +5,10 @@
 //! engine is gone, is configuration (`unknownPods`). They look nothing up, count nothing and rewrite nothing.
 
 use crate::abi::{
-    CAPTURE_BYPASS, CAPTURE_REDIRECT, HBONE_PORT, LISTENER_HBONE, LISTENER_PLAINTEXT, Workload,
+    CAPTURE_BYPASS, CAPTURE_REDIRECT, HBONE_PORT, LISTENER_HBONE, LISTENER_PLAINTEXT, PATH_DIRECT,
+    PATH_REDIRECT, STAGE_OPEN, Workload,
 };
+use crate::direct::{ADMISSION_DONE, Direct};
 
 /// What happens to a connect or a SYN.
 #[repr(u32)]
@@ -18,6 +20,8 @@ pub enum Verdict {
     Deny = 1,
     /// It goes to the engine.
     Redirect = 2,
+    /// It takes its native path, since it was authorised.
+    Direct = 3,
 }
 
 /// Why.
@@ -52,6 +56,12 @@ pub enum Reason {
     UnownedPort = 12,
     /// See [`Fault`].
     Fault = 13,
+    /// A workload's connect to another of this node, under a permit that holds.
+    Permitted = 14,
+    /// The same under a permit that does not hold now.
+    StalePermit = 15,
+    /// The SYN of a direct flow.
+    DirectSyn = 16,
 }
 
 /// One decision.
@@ -112,6 +122,21 @@ pub struct Syn {
     pub port: u16,
     /// In a shared namespace: whether an enrolled workload listens on the port. `None` in a pod's own namespace.
     pub owned: Option<bool>,
+    /// It is the SYN of a direct flow that this namespace [admits](admits).
+    pub direct: bool,
+}
+
+/// A connect that would go to the engine, and what is known of a way past it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// The epoch of its permit, where there is one.
+    pub permit: Option<u64>,
+    /// The epoch that holds.
+    pub epoch: u64,
+    /// The engine is there to take the permit back. Without it nobody could.
+    pub engine_alive: bool,
+    /// In a shared namespace: the permitted workload, and no other, listens on the port. True in a pod's own.
+    pub is_servers_port: bool,
 }
 
 /// What can go wrong in a program.
@@ -133,6 +158,11 @@ pub enum Fault {
     /// A packet of a redirected socket was on its way out of the namespace: its owner has changed the namespace's routes
     /// or address translation.
     Diverted = 6,
+    /// A direct socket has a source address that is not known to be its workload's: policy was not asked about it.
+    ForeignSource = 7,
+    /// A direct socket was answered by somebody else than the server it was permitted to reach: another pod has taken the
+    /// address over, or something on the way translates addresses.
+    Stray = 8,
 }
 
 /// What a connect of `caller` to `destination` may do.
@@ -157,10 +187,51 @@ pub const fn connect(caller: Caller, destination: Destination) -> Decision {
     }
 }
 
+/// Which way an enrolled workload's connect to elsewhere takes. Whatever is missing, the engine decides.
+#[inline(always)]
+#[must_use]
+pub const fn outbound(errand: Errand) -> Decision {
+    match errand.permit {
+        None => redirect(Reason::Outbound),
+        Some(epoch) if epoch == errand.epoch && errand.engine_alive && errand.is_servers_port => {
+            Decision { verdict: Verdict::Direct, reason: Reason::Permitted }
+        }
+        Some(_) => redirect(Reason::StalePermit),
+    }
+}
+
+/// Whether the namespace with that cookie lets a SYN through to its application for the flow of `record`; `owner` is the
+/// workload that alone listens on the port, in a shared namespace. Once the server has the connection, no other SYN is let
+/// through for it; until then the same one may come again, or with SYN cookies the ACK in its place.
+#[inline(always)]
+#[must_use]
+pub const fn admits(record: &Direct, netns: u64, owner: Option<u64>) -> bool {
+    let is_servers = match owner {
+        Some(owner) => owner == record.permit.server,
+        None => record.permit.host_network == 0,
+    };
+    record.admission != ADMISSION_DONE && record.permit.netns == netns && is_servers
+}
+
+/// What is wrong with a packet that leaves its namespace from a captured socket; `is_connecting` until the socket has its
+/// answer. A direct socket sends nothing but its SYN before the server is known to be the one it was permitted to reach.
+#[inline(always)]
+#[must_use]
+pub const fn departure(path: u32, stage: u32, is_connecting: bool) -> Option<Fault> {
+    match path {
+        PATH_REDIRECT => Some(Fault::Diverted),
+        PATH_DIRECT if stage < STAGE_OPEN && !is_connecting => Some(Fault::Stray),
+        _ => None,
+    }
+}
+
 /// Where a SYN goes.
 #[inline(always)]
 #[must_use]
 pub const fn syn(syn: Syn) -> Decision {
+    if syn.direct {
+        return bypass(Reason::DirectSyn);
+    }
     match (syn.from_inside, syn.port, syn.owned) {
         (true, _, _) => bypass(Reason::LocalSyn),
         (false, HBONE_PORT, _) => redirect(Reason::Hbone),
@@ -179,7 +250,9 @@ pub const fn on_fault(fault: Fault) -> Verdict {
         | Fault::FlowNotPublished
         | Fault::ListenerGone
         | Fault::ListenerUnfit
-        | Fault::Diverted => Verdict::Deny,
+        | Fault::Diverted
+        | Fault::ForeignSource
+        | Fault::Stray => Verdict::Deny,
         // `sock_ops` cannot refuse a `listen`. `PORTS` is preallocated with a slot for every port of the one namespace
         // it is about, so this is a fault of the map, not of load.
         Fault::PortNotRecorded => Verdict::Bypass,
@@ -234,95 +307,4 @@ const fn redirect(reason: Reason) -> Decision {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DESTINATIONS: [Destination; 3] = [Destination::LocalHost, Destination::Own, Destination::Elsewhere];
-    const FAULTS_OF_CONNECTIONS: [Fault; 6] = [
-        Fault::Diverted,
-        Fault::OriginNotRecorded,
-        Fault::BoundToDevice,
-        Fault::FlowNotPublished,
-        Fault::ListenerGone,
-        Fault::ListenerUnfit,
-    ];
-
-    #[test]
-    fn a_ready_workload_leaves_only_through_the_engine() {
-        let ready = Caller::Workload(Capture::Redirect);
-        assert_eq!(connect(ready, Destination::Elsewhere).verdict, Verdict::Redirect);
-        assert_eq!(connect(ready, Destination::Own), bypass(Reason::OwnAddress));
-        assert_eq!(connect(ready, Destination::LocalHost), bypass(Reason::LocalHost));
-    }
-
-    #[test]
-    fn a_workload_that_is_not_ready_never_leaves() {
-        let waiting = Caller::Workload(Capture::NotReady);
-        assert_eq!(connect(waiting, Destination::Elsewhere), deny(Reason::NotReady));
-        assert_eq!(connect(waiting, Destination::Own), deny(Reason::NotReady));
-    }
-
-    #[test]
-    fn an_unknown_pod_waits_for_a_living_engine() {
-        assert_eq!(connect(Caller::UnknownPod, Destination::Elsewhere), deny(Reason::UnknownPod));
-    }
-
-    #[test]
-    fn without_an_engine_configuration_decides_for_unknown_pods() {
-        for (deny, verdict) in [(false, Verdict::Bypass), (true, Verdict::Deny)] {
-            let caller = Caller::UnknownPodEngineGone { deny };
-            assert_eq!(connect(caller, Destination::Elsewhere).verdict, verdict);
-        }
-    }
-
-    #[test]
-    fn nothing_outside_the_pods_root_is_ever_held_up() {
-        for caller in [Caller::Outside, Caller::Engine, Caller::Workload(Capture::Bypass)] {
-            for destination in DESTINATIONS {
-                assert_eq!(
-                    connect(caller, destination).verdict,
-                    Verdict::Bypass,
-                    "{caller:?} {destination:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_value_no_version_wrote_is_not_ready() {
-        assert_eq!(Capture::of(&Workload { capture: 7, ..Workload::default() }), Capture::NotReady);
-    }
-
-    #[test]
-    fn every_syn_from_outside_a_pod_goes_to_the_engine() {
-        for port in [1, 80, 15001, 15006, 65535] {
-            let decision = syn(Syn { from_inside: false, port, owned: None });
-            assert_eq!(decision, redirect(Reason::Plaintext));
-            assert_eq!(decision.reason.listener(), LISTENER_PLAINTEXT);
-        }
-        let hbone = syn(Syn { from_inside: false, port: HBONE_PORT, owned: None });
-        assert_eq!(hbone.reason.listener(), LISTENER_HBONE);
-    }
-
-    #[test]
-    fn on_the_node_only_owned_ports_are_steered() {
-        let at = |owned| syn(Syn { from_inside: false, port: 22, owned: Some(owned) }).verdict;
-        assert_eq!(at(false), Verdict::Bypass);
-        assert_eq!(at(true), Verdict::Redirect);
-    }
-
-    #[test]
-    fn a_syn_from_inside_reaches_the_application() {
-        for owned in [None, Some(true), Some(false)] {
-            let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned });
-            assert_eq!(decision, bypass(Reason::LocalSyn));
-        }
-    }
-
-    #[test]
-    fn no_fault_lets_a_connection_pass() {
-        for fault in FAULTS_OF_CONNECTIONS {
-            assert_eq!(on_fault(fault), Verdict::Deny, "{fault:?}");
-        }
-    }
-}
+mod tests;

@@ -9,13 +9,15 @@
 //! |---|---|
 //! | [`abi`] | keys and values of the maps, with explicit padding and size asserts; [`ABI_VERSION`] |
 //! | [`decision`] | who may connect where, where a SYN goes, and what each fault means |
+//! | [`direct`] | the same for connections that stay on the node and go past the engine |
 //! | [`counter`] | which slot of the per-CPU counter array says what |
 #![no_std]
 
 pub mod abi;
 pub mod counter;
 pub mod decision;
+pub mod direct;
 
-/// Changes with every layout in [`abi`] and every index in [`counter`]. It names the directory the maps are pinned in,
+/// Changes with every layout in [`abi`] and [`direct`] and every index in [`counter`]. It names the directory the maps are pinned in,
 /// so programs and maps of two versions never meet.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

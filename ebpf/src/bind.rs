@@ -42,8 +42,12 @@ fn mark(sk: *mut bpf_sock) -> i32 {
     // SAFETY: as above.
     let netns = unsafe { bpf_get_netns_cookie(sk.cast()) };
     let port = Port { netns, port, padding: [0; 3] };
-    let mut bound = Bound { cgroup: current.cgroup, port, listening: 0, padding: 0 };
-    match BOUND.make(sk, &mut bound) {
+    match BOUND.make(sk) {
+        Some(bound) if bound.cgroup == 0 => {
+            *bound = Bound { cgroup: current.cgroup, port, listening: 0, padding: 0 };
+            ALLOW
+        }
+        // A socket has one owner and, once bound, one port.
         Some(_) => ALLOW,
         // Without the mark its SYNs would not be steered: the bind is refused (EPERM).
         None => crate::connect::REFUSE,

@@ -106,15 +106,21 @@ fn stranger(walk: &Walk, config: Option<&Config>) -> Caller {
     if walk.leaf == config.engine_cgroup {
         return Caller::Engine;
     }
-    match (walk.below_pods_root, engine_is_alive(config)) {
+    match (walk.below_pods_root, is_alive(config)) {
         (false, _) => Caller::Outside,
         (true, true) => Caller::UnknownPod,
         (true, false) => Caller::UnknownPodEngineGone { deny: config.deny_unknown != 0 },
     }
 }
 
+/// Whether the engine has stamped its heartbeat lately.
 #[inline(always)]
-fn engine_is_alive(config: &Config) -> bool {
+pub fn engine_is_alive() -> bool {
+    config().is_some_and(is_alive)
+}
+
+#[inline(always)]
+fn is_alive(config: &Config) -> bool {
     let Some(beat) = HEARTBEAT.get(0) else { return false };
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };

@@ -1,20 +1,20 @@
-//! `connect4/6`: decides for a connect, and rewrites what goes to the engine.
+//! `connect4/6`: decides for a connect, and rewrites what goes to the engine or to an endpoint of this node.
 //!
 //! They run in the caller's context before the routing decision (net/ipv4/af_inet.c `__inet_stream_connect`, and
 //! net/mptcp/protocol.c for the subflow of an MPTCP socket), for connect(2), `sendto` with `MSG_FASTOPEN`, and io_uring
 //! alike. The origin is stored with the socket: `sock_ops` publishes it once the kernel has chosen the source port.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::{bpf_bind, bpf_get_netns_cookie, bpf_setsockopt};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use aya_log_ebpf::debug;
-use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Redirected, Workload};
-use signet_common::decision::{self, Destination, Fault, Reason, Verdict};
+use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Workload};
+use signet_common::decision::{self, Destination, Reason, Verdict};
 
 use crate::caller::{self, Current};
-use crate::maps::{AF_INET, PORTS, REDIRECTED, Storage, counted, fault, of_family, read, words, write};
-use crate::unprotected;
+use crate::maps::{PORTS, SOCKETS, Storage, counted, read, words, write};
+use crate::redirect::redirect;
+use crate::{direct, service, unprotected};
 
 /// What the kernel does with a denied connect: EPERM.
 pub const REFUSE: i32 = 0;
@@ -22,41 +22,50 @@ pub const REFUSE: i32 = 0;
 pub const ALLOW: i32 = 1;
 
 const IPPROTO_TCP: u32 = 6;
-const IPPROTO_MPTCP: u32 = 262;
-const AF_INET6: u32 = 10;
-const SOL_SOCKET: i32 = 1;
-const SO_BINDTOIFINDEX: i32 = 62;
+/// Not among the protocols that aya knows.
+pub const IPPROTO_MPTCP: u32 = 262;
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
 const ONE: u32 = 1_u32.to_be();
+
+/// What becomes of a connect.
+struct Outcome {
+    verdict: Verdict,
+    /// Where a direct one goes.
+    server: Address,
+    port: u16,
+}
 
 #[cgroup_sock_addr(connect4)]
 pub fn signet_connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the kernel passes a valid context.
     let address = Address::v4(unsafe { read!(ctx.sock_addr, user_ip4) });
-    match connect(&ctx, address) {
-        Verdict::Bypass => ALLOW,
-        Verdict::Deny => REFUSE,
-        Verdict::Redirect => {
-            // SAFETY: as above; both fields are writable in this hook.
-            unsafe { write!(ctx.sock_addr, user_ip4, LOOPBACK_V4) };
-            rewrite_port(&ctx)
-        }
-    }
+    let Outcome { verdict, server, port } = connect(&ctx, address);
+    let (word, port) = match verdict {
+        Verdict::Bypass => return ALLOW,
+        Verdict::Deny => return REFUSE,
+        Verdict::Redirect => (LOOPBACK_V4, OUTBOUND_PORT),
+        Verdict::Direct => (server.0[3], port),
+    };
+    // SAFETY: as above; the address is writable in this hook.
+    unsafe { write!(ctx.sock_addr, user_ip4, word) };
+    write_port(&ctx, port);
+    ALLOW
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn signet_connect6(ctx: SockAddrContext) -> i32 {
     let address = destination_v6(&ctx);
-    match connect(&ctx, address) {
-        Verdict::Bypass => ALLOW,
-        Verdict::Deny => REFUSE,
-        Verdict::Redirect => {
-            let to =
-                if address.as_v4().is_some() { Address::v4(LOOPBACK_V4) } else { Address([0, 0, 0, ONE]) };
-            write_v6(&ctx, to);
-            rewrite_port(&ctx)
-        }
-    }
+    let Outcome { verdict, server, port } = connect(&ctx, address);
+    let (to, port) = match verdict {
+        Verdict::Bypass => return ALLOW,
+        Verdict::Deny => return REFUSE,
+        Verdict::Redirect if address.as_v4().is_some() => (Address::v4(LOOPBACK_V4), OUTBOUND_PORT),
+        Verdict::Redirect => (Address([0, 0, 0, ONE]), OUTBOUND_PORT),
+        Verdict::Direct => (server, port),
+    };
+    write_v6(&ctx, to);
+    write_port(&ctx, port);
+    ALLOW
 }
 
 /// The destination of an `AF_INET6` context.
@@ -93,26 +102,46 @@ pub fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
 }
 
 #[inline(always)]
-fn connect(ctx: &SockAddrContext, address: Address) -> Verdict {
+fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
     // SAFETY: the kernel passes a valid context.
     let protocol = unsafe { read!(ctx.sock_addr, protocol) };
     let current = caller::current();
     if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
-        return unprotected::datagram(&current, address, protocol);
+        return nowhere(unprotected::datagram(&current, address, protocol));
     }
     let port = port(ctx);
     let decision = decision::connect(current.caller, destination(ctx, &current, address, port));
-    match counted(decision) {
-        Verdict::Redirect => redirect(ctx, &current, address, port),
-        verdict => {
-            // What an earlier connect of this socket recorded is no longer true.
-            REDIRECTED.forget(socket(ctx));
-            if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
-                caller::tell_denied(current.cgroup);
-            }
-            verdict
-        }
+    if matches!(decision.verdict, Verdict::Redirect) {
+        return leave(ctx, &current, address, port);
     }
+    // What an earlier connect of this socket recorded is no longer true.
+    SOCKETS.forget(socket(ctx));
+    if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
+        caller::tell_denied(current.cgroup);
+    }
+    nowhere(counted(decision))
+}
+
+/// A workload of the mesh connects to elsewhere: past the engine where a permit says so, and otherwise to it.
+#[inline(always)]
+fn leave(ctx: &SockAddrContext, current: &Current, address: Address, port: u16) -> Outcome {
+    let mut origin = Origin { cgroup: current.cgroup, destination: address, port, ..Origin::default() };
+    let (mut server, mut server_port) = (address, port);
+    if let Some(backend) = service::choose(current, &address, port) {
+        (origin.choice, origin.choice_port) = (backend.address, backend.port);
+        (server, server_port) = (backend.address, backend.port);
+    }
+    let (decision, permit) = direct::decide(current.cgroup, server, server_port);
+    let verdict = match (counted(decision), permit) {
+        (Verdict::Direct, Some(permit)) => direct::take(ctx, current, &origin, permit, server, server_port),
+        _ => redirect(ctx, current, &origin),
+    };
+    Outcome { verdict, server, port: server_port }
+}
+
+#[inline(always)]
+fn nowhere(verdict: Verdict) -> Outcome {
+    Outcome { verdict, server: Address([0; 4]), port: 0 }
 }
 
 #[inline(always)]
@@ -128,8 +157,9 @@ fn destination(ctx: &SockAddrContext, current: &Current, address: Address, port:
     }
 }
 
+/// Whether an address is one of the workload's.
 #[inline(always)]
-fn owns(workload: &Workload, address: &Address) -> bool {
+pub fn owns(workload: &Workload, address: &Address) -> bool {
     let mut index = 0;
     let mut own = false;
     for candidate in &workload.addresses {
@@ -152,114 +182,9 @@ fn is_its_own_port(ctx: &SockAddrContext, current: &Current, workload: &Workload
         .is_some_and(|owner| owner.sole() == Some(current.cgroup))
 }
 
-#[inline(always)]
-fn redirect(ctx: &SockAddrContext, current: &Current, destination: Address, port: u16) -> Verdict {
-    let sk = socket(ctx);
-    if !unbind(ctx, sk) {
-        debug!(ctx, "connect of cgroup {}: its socket cannot be unbound from its device", current.cgroup);
-        return fault(Fault::BoundToDevice);
-    }
-    if let Some(workload) = current.workload {
-        keep_source(ctx, sk, workload, destination);
-    }
-    let origin = Origin { cgroup: current.cgroup, destination, port, padding: [0; 3] };
-    let mut initial = Redirected { origin, ..Redirected::default() };
-    match REDIRECTED.make(sk, &mut initial) {
-        Some(record) => {
-            record.origin = origin;
-            Verdict::Redirect
-        }
-        None => {
-            debug!(ctx, "connect of cgroup {}: no memory for its origin", current.cgroup);
-            fault(Fault::OriginNotRecorded)
-        }
-    }
-}
-
-/// A socket bound to a device cannot reach loopback.
-#[inline(always)]
-fn unbind(ctx: &SockAddrContext, sk: *mut bpf_sock) -> bool {
-    // SAFETY: the kernel passes a valid socket.
-    if unsafe { read!(sk, bound_dev_if) } == 0 {
-        return true;
-    }
-    let mut none = 0_i32;
-    let value = core::ptr::from_mut(&mut none).cast();
-    // SAFETY: the context is valid and the value is as long as said.
-    unsafe { bpf_setsockopt(ctx.sock_addr.cast(), SOL_SOCKET, SO_BINDTOIFINDEX, value, 4) == 0 }
-}
-
-/// Gives the socket the source address that it would have had on its way out, where it has none yet: loopback would be
-/// what getsockname(2), the engine and the peer's `forwarded` header tell. An error leaves the socket as it is: the
-/// address is not in this namespace, or the socket has a port already; only what is told differs.
-#[inline(always)]
-fn keep_source(ctx: &SockAddrContext, sk: *mut bpf_sock, workload: &Workload, destination: Address) {
-    // SAFETY: the kernel passes a valid context and socket.
-    let (family, bound) = unsafe {
-        let family = read!(ctx.sock_addr, user_family);
-        (family, of_family(family, read!(sk, src_ip4), words!(sk, src_ip6)))
-    };
-    if !bound.is_unspecified() {
-        return;
-    }
-    let Some(source) = source(workload, destination.as_v4().is_some()) else { return };
-    match (family, source.as_v4()) {
-        (AF_INET, Some(word)) => bind(ctx, &mut SocketV4 { family: AF_INET as u16, port: 0, word, zero: 0 }),
-        _ => {
-            bind(ctx, &mut SocketV6 { family: AF_INET6 as u16, port: 0, flow: 0, words: source.0, scope: 0 })
-        }
-    }
-}
-
-/// The workload's first address of a family.
-#[inline(always)]
-fn source(workload: &Workload, v4: bool) -> Option<Address> {
-    let mut index = 0;
-    let mut found = None;
-    for candidate in &workload.addresses {
-        if found.is_none() && index < workload.address_count && candidate.as_v4().is_some() == v4 {
-            found = Some(*candidate);
-        }
-        index += 1;
-    }
-    found
-}
-
-/// `struct sockaddr_in`.
-#[repr(C)]
-struct SocketV4 {
-    family: u16,
-    port: u16,
-    word: u32,
-    zero: u64,
-}
-
-/// `struct sockaddr_in6`.
-#[repr(C)]
-struct SocketV6 {
-    family: u16,
-    port: u16,
-    flow: u32,
-    words: [u32; 4],
-    scope: u32,
-}
-
-#[inline(always)]
-fn bind<T>(ctx: &SockAddrContext, address: &mut T) {
-    let pointer = core::ptr::from_mut(address).cast();
-    // SAFETY: the context is valid and the address is as long as said. Port 0: one is chosen when it connects.
-    unsafe { bpf_bind(ctx.sock_addr, pointer, size_of::<T>() as i32) };
-}
-
 /// The destination's port.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> u16 {
     // SAFETY: the kernel passes a valid context.
     u16::from_be(unsafe { read!(ctx.sock_addr, user_port) } as u16)
-}
-
-#[inline(always)]
-fn rewrite_port(ctx: &SockAddrContext) -> i32 {
-    write_port(ctx, OUTBOUND_PORT);
-    ALLOW
 }

@@ -8,54 +8,88 @@
 //! engine may have accepted. Its record is left to the engine's end of the connection, whose close is watched too.
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
-use signet_common::abi::{Flow, OUTBOUND_PORT, Port, PortOwner};
+use signet_common::abi::{Captured, Flow, OUTBOUND_PORT, PATH_DIRECT, PATH_REDIRECT, Port, PortOwner};
 use signet_common::decision::Fault;
 
-use crate::maps::{BOUND, FLOWS, PORTS, REDIRECTED, Storage, fault, of_family, read, words};
+use crate::direct;
+use crate::maps::{BOUND, FLOWS, PORTS, SOCKETS, Storage, fault, of_family, read, words};
 
 const DONE: u32 = 1;
 
 #[sock_ops]
 pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
-    // SAFETY: the kernel passes a valid context.
-    let sk = unsafe { read!(ctx.ops, __bindgen_anon_2.sk) };
-    if sk.is_null() {
-        return DONE;
-    }
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx, sk),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(&ctx, sk),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => with_socket(&ctx, connect),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => with_socket(&ctx, established),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB if is_engines_end(&ctx) => watch_close(&ctx),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => close(&ctx, sk),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::admitted(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => with_socket(&ctx, listen),
+        BPF_SOCK_OPS_STATE_CB => with_socket(&ctx, change),
         _ => {}
     }
     DONE
 }
 
 #[inline(always)]
-fn publish(ctx: &SockOpsContext, sk: *mut bpf_sock) {
-    let Some(record) = REDIRECTED.of(sk) else { return };
+fn with_socket(ctx: &SockOpsContext, act: impl Fn(&SockOpsContext, *mut bpf_sock)) {
+    // SAFETY: the kernel passes a valid context.
+    let sk = unsafe { read!(ctx.ops, __bindgen_anon_2.sk) };
+    if !sk.is_null() {
+        act(ctx, sk);
+    }
+}
+
+#[inline(always)]
+fn connect(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    match SOCKETS.of(sk) {
+        Some(captured) if captured.path == PATH_DIRECT => direct::publish(ctx, captured),
+        Some(captured) if captured.path == PATH_REDIRECT => publish(ctx, captured),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    if let Some(captured) = direct::of(sk) {
+        direct::establish(ctx, captured);
+    }
+}
+
+#[inline(always)]
+fn change(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let (from, to) = (ctx.arg(0), ctx.arg(1));
+    match direct::of(sk) {
+        Some(captured) => direct::change(ctx, captured, from, to),
+        None if to == BPF_TCP_CLOSE => close(ctx, sk, from),
+        None => {}
+    }
+}
+
+#[inline(always)]
+fn publish(ctx: &SockOpsContext, captured: &mut Captured) {
     let flow = flow(ctx);
     if flow.remote_port != OUTBOUND_PORT || !flow.remote.is_local_host() {
         return;
     }
-    record.flow = flow;
+    captured.flow = flow;
     watch_close(ctx);
-    if FLOWS.insert(flow, record.origin, 0).is_err() {
+    if FLOWS.insert(flow, captured.origin, 0).is_err() {
         debug!(ctx, "flow from port {} not published: FLOWS is full", flow.local_port);
         fault(Fault::FlowNotPublished);
     }
 }
 
+/// The connection of a context, as its own end names it.
 #[inline(always)]
-fn flow(ctx: &SockOpsContext) -> Flow {
+pub fn flow(ctx: &SockOpsContext) -> Flow {
     let ops = ctx.ops;
     // SAFETY: the kernel passes a valid context.
     unsafe {
@@ -112,15 +146,15 @@ fn claim(owner: *mut PortOwner, cgroup: u64) {
 }
 
 #[inline(always)]
-fn close(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+fn close(ctx: &SockOpsContext, sk: *mut bpf_sock, from: u32) {
     // Removing what is not there is an error that says nothing: the other end, or signetd, came first.
     if is_engines_end(ctx) {
         let _ = FLOWS.remove(flow(ctx).reversed());
     }
-    if ctx.arg(0) != BPF_TCP_FIN_WAIT2
-        && let Some(record) = REDIRECTED.of(sk)
+    if from != BPF_TCP_FIN_WAIT2
+        && let Some(captured) = SOCKETS.of(sk)
     {
-        let _ = FLOWS.remove(record.flow);
+        let _ = FLOWS.remove(captured.flow);
     }
     if let Some(bound) = BOUND.of(sk)
         && bound.listening != 0
@@ -162,8 +196,9 @@ fn is_engines_end(ctx: &SockOpsContext) -> bool {
     unsafe { read!(ctx.ops, local_port) == u32::from(OUTBOUND_PORT) }
 }
 
+/// Asks for the socket's changes of state.
 #[inline(always)]
-fn watch_close(ctx: &SockOpsContext) {
+pub fn watch_close(ctx: &SockOpsContext) {
     // An error is not possible for a full socket, and this hook's ops have one.
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }

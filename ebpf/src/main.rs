@@ -2,13 +2,13 @@
 //!
 //! | file | hook | what it does |
 //! |---|---|---|
-//! | `connect` | cgroup `connect4/6` | decides for a connect; records and rewrites what goes to the engine |
-//! | `peername` | cgroup `getpeername4/6` | gives a redirected socket its original destination back |
-//! | `flow` | `sock_ops` | publishes flow → origin, takes it back at the close; counts listeners |
+//! | `connect` | cgroup `connect4/6` | decides for a connect; `redirect`, `direct` and `service` are its parts |
+//! | `peername` | cgroup `getpeername4/6` | gives a captured socket its original destination back |
+//! | `flow` | `sock_ops` | publishes flow → origin, takes it back at the close; counts listeners; `direct` does it for direct flows |
 //! | `bind` | cgroup `post_bind4/6` | marks the sockets of hostNetwork workloads with their owner |
-//! | `egress` | cgroup `skb/egress` | drops what was redirected and leaves another way |
+//! | `egress` | cgroup `skb/egress` | drops what was captured and leaves another way |
 //! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
-//! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners |
+//! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners, those of direct flows to the application |
 //! | `cgroups` | raw tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
 //!
 //! `maps` has the maps, `caller` the walk up the cgroups. All loops are bounded and nothing needs a helper that Linux
@@ -21,10 +21,13 @@ mod bind;
 mod caller;
 mod cgroups;
 mod connect;
+mod direct;
 mod egress;
 mod flow;
 mod maps;
 mod peername;
+mod redirect;
+mod service;
 mod steer;
 mod unprotected;
 

@@ -1,11 +1,17 @@
-//! The maps, and the three things every hook does with them: count, tell, and reach a socket's storage.
+//! The maps, and what every hook does with them: count, and reach a socket's storage.
 //!
 //! | map | written by | read by | an entry ends |
 //! |---|---|---|---|
 //! | `CONFIG` | signetd | all | never |
 //! | `HEARTBEAT` | signetd | `caller` | never |
 //! | `WORKLOADS` | signetd | `caller` | signetd removes it |
-//! | `REDIRECTED` | `connect`, `flow` | `egress`, `flow`, `peername` | with its socket |
+//! | `SOCKETS` | `connect`, `flow`, `direct` | `egress`, `flow`, `direct`, `peername` | with its socket |
+//! | `EPOCH` | signetd | `connect`, `direct` | never; it only grows |
+//! | `PERMITS` | signetd; `connect` marks the used | `connect`, signetd | signetd removes it |
+//! | `DIRECT` | `direct`, `steer` | `direct`, `steer`, `peername`, signetd | with its client's socket |
+//! | `DIRECT_EVENTS` | `direct` | signetd | when it is read |
+//! | `SERVICES` | signetd | `service` | signetd removes it |
+//! | `NETNS` | signetd, one map per namespace | `steer` | with its program |
 //! | `FLOWS` | `flow` | `peername`, signetd | when the connection ends; signetd removes a gone workload's, and all when it starts |
 //! | `BOUND` | `bind`, `flow` | `flow` | with its socket |
 //! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | signetd removes a gone workload's |
@@ -21,11 +27,15 @@ use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkSto
 use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use signet_common::abi::{
-    Address, Bound, Config, EVENTS_SIZE, Event, Flow, MAX_FLOWS, MAX_PORTS, MAX_WORKLOADS, Origin, Port,
-    PortOwner, Redirected, Workload,
+    Address, Bound, Captured, Config, EVENTS_SIZE, Event, Flow, MAX_FLOWS, MAX_PORTS, MAX_WORKLOADS, Origin,
+    Port, PortOwner, Workload,
 };
 use signet_common::counter::{self, COUNTERS as SLOTS};
 use signet_common::decision::{Decision, Fault, Reason, Verdict, on_fault};
+use signet_common::direct::{
+    DIRECT_EVENTS_SIZE, Direct, DirectEvent, MAX_DIRECT, MAX_PERMITS, MAX_SERVICES, Permit, Permitted,
+    Service, Vip,
+};
 
 /// `AF_INET`; everything else that reaches the programs is `AF_INET6`.
 pub const AF_INET: u32 = 2;
@@ -38,7 +48,19 @@ pub static HEARTBEAT: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static WORKLOADS: HashMap<u64, Workload, MAX_WORKLOADS, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static REDIRECTED: SkStorage<Redirected> = SkStorage::new();
+pub static SOCKETS: SkStorage<Captured> = SkStorage::new();
+#[btf_map]
+pub static EPOCH: Array<u64, 1> = Array::new();
+#[btf_map]
+pub static PERMITS: HashMap<Permitted, Permit, MAX_PERMITS, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static DIRECT: HashMap<Flow, Direct, MAX_DIRECT, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static DIRECT_EVENTS: RingBuf<DirectEvent, DIRECT_EVENTS_SIZE> = RingBuf::new();
+#[btf_map]
+pub static SERVICES: HashMap<Vip, Service, MAX_SERVICES, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static NETNS: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static FLOWS: HashMap<Flow, Origin, MAX_FLOWS, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -93,6 +115,16 @@ pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
+/// The epoch that permits must have; 0, which none has, only if the map were gone.
+#[inline(always)]
+pub fn epoch() -> u64 {
+    match EPOCH.get_ptr(0) {
+        // SAFETY: one aligned word. Volatile: it is read twice on purpose.
+        Some(epoch) => unsafe { core::ptr::read_volatile(epoch) },
+        None => 0,
+    }
+}
+
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(slot: u32) {
@@ -120,8 +152,8 @@ pub fn fault(fault: Fault) -> Verdict {
 pub trait Storage<T> {
     /// The value of `sk`, where it has one.
     fn of(&self, sk: *mut bpf_sock) -> Option<&mut T>;
-    /// The value of `sk`, made from `initial` where it has none. `None` means that there is no memory.
-    fn make(&self, sk: *mut bpf_sock, initial: &mut T) -> Option<&mut T>;
+    /// The value of `sk`, made of zeros where it has none. `None` means that there is no memory.
+    fn make(&self, sk: *mut bpf_sock) -> Option<&mut T>;
     /// Forgets the value of `sk`.
     fn forget(&self, sk: *mut bpf_sock);
 }
@@ -135,12 +167,11 @@ impl<T> Storage<T> for SkStorage<T> {
     }
 
     #[inline(always)]
-    fn make(&self, sk: *mut bpf_sock, initial: &mut T) -> Option<&mut T> {
+    fn make(&self, sk: *mut bpf_sock) -> Option<&mut T> {
         let map = core::ptr::from_ref(self).cast_mut().cast::<c_void>();
-        let initial = core::ptr::from_mut(initial).cast::<c_void>();
         let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        // SAFETY: as above; `initial` is a whole value of the map's type.
-        unsafe { bpf_sk_storage_get(map, sk.cast(), initial, create).cast::<T>().as_mut() }
+        // SAFETY: as above; zeros are a value of every type that a map has.
+        unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), create).cast::<T>().as_mut() }
     }
 
     #[inline(always)]

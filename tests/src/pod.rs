@@ -301,6 +301,15 @@ impl Pod {
         self.publish()
     }
 
+    /// Gives it one more label while it runs.
+    ///
+    /// # Errors
+    /// The manifest cannot be written.
+    pub fn label(&mut self, key: &str, value: &str) -> Result<()> {
+        self.spec.labels.insert(key.to_owned(), value.to_owned());
+        self.publish()
+    }
+
     /// Its labels say that it is in the mesh.
     #[must_use]
     pub fn is_enrolled(&self) -> bool {

@@ -4,6 +4,7 @@
 
 mod benchmark;
 mod connect;
+mod direct;
 mod faults;
 mod guards;
 mod hbone;
@@ -28,6 +29,8 @@ fn main() {
 /// In the order of importance.
 const TABLES: &[&[Test]] = &[
     connect::TESTS,
+    direct::TESTS,
+    direct::RESTART_TESTS,
     policy::TESTS,
     faults::TESTS,
     lifecycle::TESTS,
@@ -38,6 +41,7 @@ const TABLES: &[&[Test]] = &[
     views::TESTS,
     connect::BULK_TESTS,
     native::BULK_TESTS,
+    direct::BULK_TESTS,
     hbone::ENVOY_TESTS,
     native::ENVOY_TESTS,
     faults::SLOW_TESTS,

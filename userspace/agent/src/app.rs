@@ -21,14 +21,15 @@ use crate::admin::{self, About, Sources};
 use crate::config::{self, Ca, Config, Source};
 use crate::discovery::{DiscoveryOptions, Files};
 use crate::drain::{Drain, Watch};
-use crate::kernel::{self, CaptureOptions, Claim, Kernel, KernelError};
+use crate::kernel::{self, CaptureOptions, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
 use crate::proxy;
 use crate::proxy::connections::Connections;
+use crate::proxy::direct::Direct;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::native;
-use crate::reconcile::{NodeOptions, Reconciler, Statuses};
+use crate::reconcile::{NodeOptions, Reconciler, Served, Statuses};
 use crate::state::{Event, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
@@ -95,6 +96,8 @@ struct Engine {
     reconciler: JoinHandle<Result<Proxies, KernelError>>,
     source: JoinHandle<()>,
     admin: JoinHandle<()>,
+    /// Writes down the ends of direct connections.
+    ends: Option<JoinHandle<()>>,
     claim: Claim,
 }
 
@@ -105,14 +108,17 @@ impl Engine {
         let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"));
         let capture = capture_options(config)?;
         let claim = Kernel::claim(&capture.pin_root)?;
-        let (kernel, kernel_events) = Kernel::load(&capture)?;
+        let (mut kernel, kernel_events) = Kernel::load(&capture)?;
         kernel.register(&mut registry);
         let svids = svid_store(config, &mut registry)?;
         let state = Arc::new(State::new(&config.mesh.root_namespace));
         let statuses = Statuses::default();
         let (epoch, policy_epoch) = watch::channel(state.epoch());
-        let context = proxy_context(config, &kernel, &state, policy_epoch, &mut registry, drain.clone());
-        let connections = context.connections.clone();
+        let (report, served) = mpsc::channel(1024);
+        let context =
+            proxy_context(config, &mut kernel, &state, policy_epoch, report, &mut registry, drain.clone());
+        let (connections, direct) = (context.connections.clone(), context.direct.clone());
+        let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
         let proxies = Proxies::new(Arc::new(context), epoch);
         let options = node_options(config, &capture)?;
         let reconciler =
@@ -123,26 +129,28 @@ impl Engine {
             statuses,
             state,
             certificates: Box::new(move || svids.certificates()),
-            connections: Box::new(move || connections.views()),
+            connections: Box::new(move || [connections.views(), direct.views()].concat()),
             preflight: Box::new(move || kernel::preflight(&capture)),
             registry: Arc::new(registry),
         };
         Ok(Self {
-            reconciler: tokio::spawn(reconciler.run(events, kernel_events, drain.clone())),
+            reconciler: tokio::spawn(reconciler.run(events, kernel_events, served, drain.clone())),
             source,
             admin: tokio::spawn(listening.serve(Arc::new(sources), drain)),
+            ends,
             claim,
         })
     }
 
     /// Lets live connections finish, then lets go of everything. The pins stay.
     async fn finish(self, drain: Drain, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, admin, claim: _claim } = self;
+        let Self { reconciler, source, admin, ends, claim: _claim } = self;
         let finished = async {
             let mut proxies = reconciler.await??;
             proxies.finished(deadline).await;
             admin.abort();
             source.abort();
+            ends.iter().for_each(JoinHandle::abort);
             anyhow::Ok(())
         };
         let (in_time, finished) = tokio::join!(drain.drain(deadline), finished);
@@ -205,25 +213,40 @@ fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions
 
 fn proxy_context(
     config: &Config,
-    kernel: &Kernel,
+    kernel: &mut Kernel,
     state: &Arc<State>,
     policy_epoch: watch::Receiver<u64>,
+    report: mpsc::Sender<Served>,
     registry: &mut Registry,
     drain: Watch,
 ) -> proxy::Context {
     let connections = Arc::new(Connections::new());
+    let metrics = Arc::new(Metrics::new(registry, connections.clone()));
+    let flows = Arc::new(kernel.direct().flows());
+    let report: proxy::direct::Report = Box::new(move |client, server, to| {
+        // Told again by the next connection that goes through the engine.
+        let _ = report.try_send(Served { client: client.clone(), server: server.clone(), to });
+    });
     proxy::Context {
         state: state.clone(),
         origins: Arc::new(kernel.origins()),
         pool: Pool::new(),
         native: native::Pool::new(),
         tunnel: config.mesh.tunnel,
-        metrics: Arc::new(Metrics::new(registry, connections.clone())),
+        direct: Direct::new(state.clone(), metrics.clone(), flows, report, registry),
+        metrics,
         connections,
         timeouts: config.timeouts.clone(),
         zone: config.node.zone.as_str().into(),
         policy_epoch,
         drain,
+    }
+}
+
+/// Until the kernel's door is closed.
+async fn write_down(mut ends: mpsc::Receiver<Vec<DirectEnd>>, direct: Arc<Direct>) {
+    while let Some(batch) = ends.recv().await {
+        direct.ended(&batch);
     }
 }
 
@@ -249,6 +272,7 @@ fn start_source(
         cluster: config.mesh.cluster.clone(),
         cluster_domain: config.mesh.cluster_domain.clone(),
         root_namespace: config.mesh.root_namespace.clone(),
+        same_node: config.mesh.same_node,
     };
     let Source::Files { directory } = &config.source;
     let files = Files::open(directory.clone(), options, registry)?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use signet_identity::TrustDomain;
 
 /// `signetd`'s configuration.
@@ -67,6 +67,8 @@ pub struct Mesh {
     pub root_namespace: String,
     /// What is spoken between nodes.
     pub tunnel: Tunnel,
+    /// How workloads of one node talk to each other, where neither they nor their namespaces say.
+    pub same_node: SameNode,
 }
 
 /// `mesh.tunnel`.
@@ -77,6 +79,17 @@ pub enum Tunnel {
     Auto,
     /// HBONE with everybody.
     Hbone,
+}
+
+/// `mesh.sameNode`, and the label of that name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// Authorised in the kernel, then by themselves: not encrypted, and not on any wire.
+    #[default]
+    Direct,
+    /// By mTLS through the engine, as across nodes.
+    Mtls,
 }
 
 /// `source`: exactly one.
@@ -339,6 +352,7 @@ impl Default for Mesh {
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             tunnel: Tunnel::Auto,
+            same_node: SameNode::Direct,
         }
     }
 }

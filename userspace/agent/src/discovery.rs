@@ -30,6 +30,8 @@ mod workload_entry;
 
 use signet_identity::TrustDomain;
 
+use crate::config::SameNode;
+
 pub use files::Files;
 
 /// What a source needs to know, from `config`.
@@ -43,4 +45,6 @@ pub struct DiscoveryOptions {
     pub cluster_domain: String,
     /// Whose policies are mesh-wide.
     pub root_namespace: String,
+    /// How workloads of one node talk, where nobody says.
+    pub same_node: SameNode,
 }

@@ -11,9 +11,10 @@
 //! | `programs`, `link` | which programs there are; attach, pin and replace them |
 //! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
 //! | `steering` | `sk_lookup` per network namespace |
+//! | `direct` | permits, Services, and the flows that go past the engine |
 //! | `events` | what the kernel tells on its own |
 //! | `log` | the programs' own log lines |
-//! | `cgroup`, `netns`, `listening` | cgroup directories, namespace cookies, who listens where |
+//! | `cgroup`, `netns`, `diag`, `listening`, `clock` | cgroup directories, namespace cookies, the kernel's list of sockets, who listens where, its clock |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
 use std::fs::File;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use signet_common::abi::Config;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
@@ -33,6 +35,9 @@ use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
 
 mod cgroup;
+mod clock;
+mod diag;
+mod direct;
 mod error;
 mod events;
 mod link;
@@ -48,7 +53,11 @@ mod programs;
 mod steering;
 
 pub use cgroup::{Cgroup, cgroup2_mount};
+pub use direct::{
+    Direct, DirectBytes, DirectEnd, DirectFlow, DirectFlows, DirectRoute, DirectServer, DirectService,
+};
 pub use error::KernelError;
+pub use events::KernelEvent;
 pub use netns::netns_cookie;
 pub use object::Claim;
 pub use origins::{Origin, Origins};
@@ -109,19 +118,6 @@ pub struct SteeredListeners<'a> {
     pub hbone: BorrowedFd<'a>,
 }
 
-/// What the kernel tells on its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KernelEvent {
-    /// A cgroup was made: path relative to the cgroup2 mount.
-    CgroupMade(PathBuf),
-    /// A cgroup was removed.
-    CgroupGone(PathBuf),
-    /// A connect of a not-ready or unknown cgroup was denied: look at it now.
-    DeniedNotReady(CgroupId),
-    /// Events were lost: walk the tree again.
-    Overrun,
-}
-
 /// The loaded and attached programs. Dropping it leaves the pins in place.
 pub struct Kernel {
     options: CaptureOptions,
@@ -134,10 +130,12 @@ pub struct Kernel {
     config: Config,
     origins: Origins,
     heartbeat: Array<MapData, u64>,
+    direct: Direct,
+    /// The ends of direct flows, until somebody takes them.
+    ends: Option<mpsc::Receiver<Vec<DirectEnd>>>,
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
-    events: JoinHandle<()>,
-    log: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Kernel {
@@ -158,9 +156,7 @@ impl Kernel {
     ///
     /// # Panics
     /// Outside of a Tokio runtime: the events are read by a task.
-    pub fn load(
-        options: &CaptureOptions,
-    ) -> Result<(Self, tokio::sync::mpsc::Receiver<KernelEvent>), KernelError> {
+    pub fn load(options: &CaptureOptions) -> Result<(Self, mpsc::Receiver<KernelEvent>), KernelError> {
         let mount = cgroup2_mount().ok_or(KernelError::NoCgroup2)?;
         let root = below(&mount, &options.cgroup_root)?;
         let pins = Pins::new(&options.pin_root);
@@ -172,11 +168,13 @@ impl Kernel {
         let origins = Origins::open(&pins)?;
         let heartbeat = pins.open("HEARTBEAT")?;
         let config = config(options, &mount)?;
-        let (reader, receiver) = events::Reader::open(&pins, root)?;
+        let direct = Direct::open(&pins)?;
+        let (told, receiver) = mpsc::channel(WAITING);
+        let reader = events::Reader::open(&pins, root, told.clone())?;
+        let (direct_reader, ends) = direct::events::Reader::open(&pins, told)?;
         // Before the maps are filled: a pod that starts meanwhile waits in the ring.
         programs::trace_cgroups(&mut ebpf)?;
-        let log = log::forward(&mut ebpf);
-        let events = tokio::spawn(reader.run());
+        let tasks = [tokio::spawn(reader.run()), tokio::spawn(direct_reader.run()), log::forward(&mut ebpf)];
         let options = options.clone();
         let mut kernel = Self {
             options,
@@ -188,9 +186,10 @@ impl Kernel {
             config,
             origins,
             heartbeat,
+            direct,
+            ends: Some(ends),
             own_link: None,
-            events,
-            log,
+            tasks,
         };
         kernel.write_config()?;
         Ok((kernel, receiver))
@@ -257,6 +256,8 @@ impl Kernel {
         host: bool,
         to: SteeredListeners<'_>,
     ) -> Result<(), KernelError> {
+        let keep = self.direct.namespaces().put(cookie, netns);
+        keep.map_err(|source| KernelError::Namespace { netns: cookie, source })?;
         steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)
     }
 
@@ -265,6 +266,7 @@ impl Kernel {
     /// # Errors
     /// What failed and what to do.
     pub fn unsteer(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
+        self.direct.namespaces().remove(cookie);
         steering::unsteer(&self.pins, cookie)
     }
 
@@ -283,8 +285,18 @@ impl Kernel {
         if pods_root(&self.options) != self.config.pods_root {
             self.write_config()?;
         }
-        let stamped = self.heartbeat.set(0, monotonic_nanoseconds(), 0);
+        let stamped = self.heartbeat.set(0, clock::nanoseconds(), 0);
         stamped.map_err(KernelError::map("stamp", "HEARTBEAT"))
+    }
+
+    /// What concerns direct flows.
+    pub fn direct(&mut self) -> &mut Direct {
+        &mut self.direct
+    }
+
+    /// The ends of direct flows, in batches; for whoever asks first.
+    pub fn take_ends(&mut self) -> Option<mpsc::Receiver<Vec<DirectEnd>>> {
+        self.ends.take()
     }
 
     /// A handle for the proxies.
@@ -341,8 +353,7 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        self.events.abort();
-        self.log.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -383,10 +394,5 @@ fn return_free_memory() {
     }
 }
 
-/// The clock of `bpf_ktime_get_ns`.
-fn monotonic_nanoseconds() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is writable; this clock exists on every Linux, so the call cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
-}
+/// Events that wait for `reconcile` outside of the rings.
+const WAITING: usize = 1024;

@@ -13,6 +13,7 @@ mod access;
 mod authority;
 mod baggage;
 pub mod connections;
+pub mod direct;
 mod failure;
 pub mod hbone;
 mod inbound;
@@ -47,6 +48,7 @@ use crate::net::Listeners;
 use crate::state::State;
 use accept::{Accepted, accept};
 use connections::Connections;
+use direct::Direct;
 use hbone::Pool;
 use metrics::Metrics;
 
@@ -68,6 +70,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Every live connection.
     pub connections: Arc<Connections>,
+    /// Those that go past the engine.
+    pub direct: Arc<Direct>,
     /// Bounds of each step.
     pub timeouts: Timeouts,
     /// This node's zone: endpoints in it are preferred.

@@ -8,7 +8,9 @@
 //!
 //! It does not carry traffic: what it opens it hands to a [`Sandboxes`], which `app` implements with the proxies.
 
+mod direct;
 mod door;
+mod ladder;
 mod leaving;
 mod local;
 mod status;
@@ -27,15 +29,18 @@ use tracing::{error, info, warn};
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::drain::Watch;
-use crate::kernel::{self, CaptureState, CapturedWorkload, Cgroup, Kernel, KernelEvent};
+use crate::kernel::{self, DirectFlow, Kernel, KernelEvent};
 use crate::net::{Listeners, Netns};
+use crate::policy::Denial;
 use crate::state::{Event, State, Workload};
 use crate::svid::{self, Credentials};
 
-pub use self::door::Door;
+pub use self::direct::Served;
+pub use self::door::{DirectDoor, Door};
 pub use self::local::ReconcileError;
 pub use self::status::{LocalStatus, Phase, Statuses};
 
+use self::direct::Direct;
 use self::leaving::Leaving;
 use self::local::Local;
 
@@ -59,6 +64,8 @@ pub trait Sandboxes: Send + 'static {
     fn policy_changed(&mut self, epoch: u64);
     /// A workload anywhere in the mesh is gone or has another identity: nothing may reuse its tunnels.
     fn forget(&mut self, workload: &WorkloadUid);
+    /// A direct flow is being ended: policy denies it now, or one of its workloads has left.
+    fn revoked(&mut self, flow: &DirectFlow, denial: Option<Denial>);
 }
 
 /// A network namespace with the engine's listeners in it.
@@ -107,6 +114,8 @@ pub struct Reconciler<S, K = Kernel> {
     entries_swept: bool,
     /// A predecessor's links that nobody needs are gone.
     links_swept: bool,
+    /// What goes past the engine.
+    direct: Direct,
 }
 
 #[derive(Debug)]
@@ -140,6 +149,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             synced: false,
             entries_swept: false,
             links_swept: false,
+            direct: Direct::default(),
         }
     }
 
@@ -152,21 +162,27 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut kernel_events: mpsc::Receiver<KernelEvent>,
+        mut served: mpsc::Receiver<Served>,
         drain: Watch,
     ) -> Result<S, kernel::KernelError> {
         let mut heartbeat = tokio::time::interval(self.options.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let retry = self.next_retry();
+            let settle = self.direct.settle_at();
             tokio::select! {
                 // The heartbeat first: a burst of events must not make the kernel take the engine for gone.
                 biased;
                 _ = heartbeat.tick() => self.heartbeat(),
                 () = drain.stopped() => return Ok(self.sandboxes),
+                // Before events that may never pause; otherwise last, so that a burst of them is settled once.
+                () = sleep_until(settle), if settle.is_some() => self.settle_direct(),
                 Some(uid) = self.wake_rx.recv() => self.advance(&uid),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = events.recv() => self.on_source(event)?,
+                Some(served) = served.recv() => self.on_served(&served),
                 () = sleep_until(retry), if retry.is_some() => self.advance_due(),
+                () = std::future::ready(()), if settle.is_some() => self.settle_direct(),
             }
         }
     }
@@ -176,6 +192,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             error!(error = %e, "heartbeat");
         }
         self.sweep_again();
+        self.retry_direct();
     }
 
     // ---- what a source said ----
@@ -186,6 +203,10 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             _ => None,
         };
         let answers_changed = self.state.apply(&event);
+        if answers_changed {
+            // First of all: from here on the kernel lets nothing new past by an answer of before.
+            self.outdate_direct();
+        }
         match event {
             Event::Workload(workload) => self.on_workload(before.as_deref(), Arc::from(workload)),
             Event::WorkloadGone(uid) => {
@@ -248,6 +269,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         self.kernel.heartbeat()?;
         self.kernel.attach()?;
         self.statuses.set_attached();
+        self.start_direct();
         info!(workloads = self.locals.len(), "capture attached");
         Ok(())
     }
@@ -263,6 +285,8 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             }
             KernelEvent::CgroupGone(path) => self.on_cgroup_gone(&path),
             KernelEvent::DeniedNotReady(cgroup) => self.advance_where(|l| l.cgroup_id() == Some(cgroup)),
+            KernelEvent::DirectStale(flow) => self.judge_direct(&flow),
+            KernelEvent::DirectStray(flow) => self.on_stray(&flow),
             KernelEvent::Overrun => {
                 warn!("kernel events were lost: looking at every workload again");
                 self.advance_where(|_| true);
@@ -297,96 +321,6 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
     fn advance_due(&mut self) {
         let now = Instant::now();
         self.advance_where(|l| l.retry_at().is_some_and(|at| at <= now));
-    }
-
-    // ---- the ladder ----
-
-    /// Takes a workload as far up the ladder as it gets now.
-    fn advance(&mut self, uid: &WorkloadUid) {
-        // Taken out while it climbs, so that the steps may borrow the rest of the reconciler.
-        let Some(mut local) = self.locals.remove(uid) else { return };
-        let reached = self.climb(&mut local);
-        local.settle(&reached);
-        self.statuses.set(&local.workload, &reached);
-        self.locals.insert(uid.clone(), local);
-        self.sweep_again();
-    }
-
-    fn climb(&mut self, local: &mut Local) -> Result<Phase, ReconcileError> {
-        if local.workload.cgroup.is_none() {
-            return Ok(Phase::CgroupUnknown);
-        }
-        let Some(cgroup) = local.open_cgroup(&self.options.cgroup_mount, &self.wake_tx)? else {
-            return Ok(Phase::WaitingForCgroup);
-        };
-        if !local.workload.enrolled {
-            self.capture(local, cgroup.id(), CaptureState::Bypass)?;
-            return Ok(Phase::Bypassed);
-        }
-        if local.sandbox().is_none() {
-            self.capture(local, cgroup.id(), CaptureState::NotReady)?;
-        }
-        let credentials = local.track(&self.svids);
-        if !self.synced {
-            return Ok(Phase::WaitingForSource);
-        }
-        let Some(cookie) = self.enter_sandbox(local, &cgroup)? else {
-            return Ok(Phase::WaitingForProcess);
-        };
-        self.sandboxes.put(cookie, cgroup.id(), local.workload.clone(), credentials);
-        self.capture(local, cgroup.id(), CaptureState::Redirect)?;
-        Ok(Phase::Captured)
-    }
-
-    /// Finds the workload's network namespace and makes sure that the engine listens there.
-    fn enter_sandbox(
-        &mut self,
-        local: &mut Local,
-        cgroup: &Cgroup,
-    ) -> Result<Option<NetnsCookie>, ReconcileError> {
-        let host = local.workload.host_network;
-        let Some((netns, cookie)) = self.kernel.netns_of(cgroup, host)? else {
-            // A process that has just left keeps its sandbox: the pod's next container enters the same one.
-            return Ok(local.sandbox());
-        };
-        if local.sandbox() == Some(cookie) {
-            return Ok(Some(cookie));
-        }
-        self.leave_sandbox(local);
-        if !self.open.contains_key(&cookie) {
-            self.open_sandbox(netns, cookie, host)?;
-        }
-        let sandbox = self.open.get_mut(&cookie).expect("it was opened above");
-        sandbox.tenants.insert(local.workload.uid.clone());
-        local.enter(cookie);
-        Ok(Some(cookie))
-    }
-
-    fn open_sandbox(&mut self, netns: Netns, cookie: NetnsCookie, host: bool) -> Result<(), ReconcileError> {
-        let listeners = self.kernel.listen(&netns, cookie, host)?;
-        self.open.insert(cookie, Sandbox { netns: netns.clone(), tenants: HashSet::new() });
-        self.sandboxes.open(Opened { netns, cookie, host, listeners });
-        Ok(())
-    }
-
-    fn capture(
-        &mut self,
-        local: &mut Local,
-        cgroup: CgroupId,
-        capture: CaptureState,
-    ) -> Result<(), ReconcileError> {
-        let wanted = CapturedWorkload {
-            cgroup,
-            addresses: local.workload.addresses.clone(),
-            host_network: local.workload.host_network,
-            capture,
-        };
-        if local.is_captured_as(&wanted) {
-            return Ok(());
-        }
-        self.kernel.put_workload(&wanted)?;
-        local.captured(wanted);
-        Ok(())
     }
 }
 

@@ -17,8 +17,10 @@ use self::intern::{WorkloadPool, ZonePool};
 use self::services::{Choice, Services};
 use self::workloads::Workloads;
 
+pub use self::affinity::belonging;
 pub use self::object::{ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, Workload};
 
+mod affinity;
 mod intern;
 mod object;
 mod services;
@@ -226,5 +228,6 @@ fn workload_target(workload: Arc<Workload>, to: SocketAddr, service: Option<Arc<
 }
 
 fn seen_by_policies(workload: &Workload) -> impl PartialEq + use<'_> {
-    (&workload.namespace, &workload.labels, &workload.identity, workload.enrolled, &workload.addresses)
+    let Workload { namespace, labels, identity, enrolled, addresses, same_node, .. } = workload;
+    (namespace, labels, identity, enrolled, addresses, same_node)
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use signet_agent::addr::WorkloadUid;
+use signet_agent::config::SameNode;
 use signet_agent::policy::{Action, AuthorizationPolicy, Flow, Rule};
 use signet_agent::state::{
     ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, State, Workload,
@@ -120,6 +121,7 @@ fn workload(i: u32) -> Workload {
         addresses: vec![address(i)],
         host_network: false,
         enrolled: true,
+        same_node: SameNode::Direct,
         labels: Arc::new(labels(deployment)),
         ports: Arc::new([ContainerPort { name: Some("http".into()), port: 8080 }]),
         workload_name: app.clone(),
@@ -166,6 +168,7 @@ fn service(deployment: u32) -> Service {
         hostname: format!("app-{deployment}.ns-{}.svc.cluster.local", deployment % NAMESPACES).into(),
         vips: vec![vip(deployment)],
         ports: vec![ServicePort { name: "http".into(), port: 80 }],
+        affinity: false,
     }
 }
 

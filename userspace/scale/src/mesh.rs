@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use signet_agent::addr::WorkloadUid;
+use signet_agent::config::SameNode;
 use signet_agent::policy::{Action, AuthorizationPolicy, Rule, Source, StringMatch};
 use signet_agent::state::{
     ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, State, Workload,
@@ -98,6 +99,7 @@ fn workload(i: u32) -> Workload {
         addresses: vec![address(i)],
         host_network: false,
         enrolled: true,
+        same_node: SameNode::Direct,
         labels: Arc::new(labels(deployment)),
         ports: Arc::new([ContainerPort { name: Some("http".into()), port: 8080 }]),
         workload_name: app.clone(),
@@ -116,6 +118,7 @@ fn service(deployment: u32) -> Service {
         namespace: namespace.into(),
         vips: vec![vip(deployment)],
         ports: vec![ServicePort { name: "http".into(), port: 80 }],
+        affinity: false,
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
+use crate::kernel::DirectFlow;
+use crate::policy::Denial;
 use crate::proxy::{self, Context, LocalWorkload, Running, Sandbox};
 use crate::reconcile::{Opened, Sandboxes};
 use crate::state::Workload;
@@ -58,11 +60,13 @@ impl Sandboxes for Proxies {
         if workloads.get(&cgroup).is_some_and(|present| present.workload == workload) {
             return;
         }
+        self.context.direct.put(cgroup, Arc::clone(&workload));
         workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials, self.context.tunnel)));
     }
 
     fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId) {
         let Some((sandbox, _)) = self.open.get(&cookie) else { return };
+        self.context.direct.depart(cgroup);
         let gone = sandbox.workloads.write().remove(&cgroup);
         if let Some(gone) = gone {
             self.context.connections.close_workload(&gone.workload.uid);
@@ -75,6 +79,7 @@ impl Sandboxes for Proxies {
 
     fn policy_changed(&mut self, epoch: u64) {
         debug!(epoch, "policy");
+        self.context.direct.policy_changed();
         self.epoch.send_replace(epoch);
     }
 
@@ -82,5 +87,9 @@ impl Sandboxes for Proxies {
         self.context.pool.forget(workload);
         self.context.native.forget(workload);
         self.context.connections.close_tunnels(workload);
+    }
+
+    fn revoked(&mut self, flow: &DirectFlow, denial: Option<Denial>) {
+        self.context.direct.revoked(flow, denial);
     }
 }

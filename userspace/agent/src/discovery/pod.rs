@@ -53,6 +53,7 @@ pub(crate) fn workload(
         addresses,
         host_network: spec.host_network == Some(true),
         enrolled: surroundings.enrolled(document, &labels)?,
+        same_node: surroundings.same_node(document, &labels)?,
         ports: ports(document, &spec)?,
         canonical_name: owner::canonical_name(&labels, &workload_name).into(),
         canonical_revision: owner::canonical_revision(&labels).into(),

@@ -22,6 +22,7 @@ pub(crate) fn service(document: &Document, cluster_domain: &str) -> Result<Optio
         hostname: format!("{}.{}.svc.{cluster_domain}", key.name, key.namespace).into(),
         vips: vips(document, &spec)?,
         ports: ports(document, &spec)?,
+        affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
     }))
 }
 

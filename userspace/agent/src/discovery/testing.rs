@@ -5,6 +5,7 @@ use std::sync::Arc;
 use signet_identity::TrustDomain;
 use signet_manifests::{Directory, Document, Snapshot};
 
+use crate::config::SameNode;
 use crate::discovery::DiscoveryOptions;
 
 /// What a directory with this one file says.
@@ -30,5 +31,6 @@ pub(crate) fn options() -> DiscoveryOptions {
         cluster: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
+        same_node: SameNode::Direct,
     }
 }

@@ -43,6 +43,7 @@ pub(crate) fn workload(
         addresses: vec![addresses::unicast(document, "spec.address", &spec.address)?],
         host_network: true,
         enrolled: surroundings.enrolled(document, &labels)?,
+        same_node: surroundings.same_node(document, &labels)?,
         ports: ports(document, &spec.ports)?,
         workload_name: key.name.clone(),
         workload_type: "pod".into(),

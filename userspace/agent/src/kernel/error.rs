@@ -99,6 +99,14 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// A network namespace could not be kept open.
+    #[error("cannot keep network namespace {netns} open: {source}; raise the limit of open files")]
+    Namespace {
+        /// Which namespace.
+        netns: NetnsCookie,
+        /// Why.
+        source: io::Error,
+    },
 
     // Whoever calls.
     /// The workload has too many addresses.

@@ -17,13 +17,27 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::KernelEvent;
+use super::direct::DirectFlow;
 use super::error::KernelError;
 use super::object::Pins;
 use crate::addr::CgroupId;
 
-/// Events that wait for `reconcile` outside of the ring.
-const WAITING: usize = 1024;
+/// What the kernel tells on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// A cgroup was made: path relative to the cgroup2 mount.
+    CgroupMade(PathBuf),
+    /// A cgroup was removed.
+    CgroupGone(PathBuf),
+    /// A connect of a not-ready or unknown cgroup was denied: look at it now.
+    DeniedNotReady(CgroupId),
+    /// Events were lost: walk the tree again.
+    Overrun,
+    /// A direct flow began under a permit that has been taken back meanwhile: ask policy about it.
+    DirectStale(DirectFlow),
+    /// A direct flow was answered by somebody else than its server, and can send nothing: end it.
+    DirectStray(DirectFlow),
+}
 
 /// Reads the ring.
 pub(super) struct Reader {
@@ -36,20 +50,20 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// A reader of events below `root` (relative to the cgroup2 mount), and where they come out.
+    /// A reader of events below `root` (relative to the cgroup2 mount).
     pub(super) fn open(
         pins: &Pins,
         root: PathBuf,
-    ) -> Result<(Self, mpsc::Receiver<KernelEvent>), KernelError> {
+        to: mpsc::Sender<KernelEvent>,
+    ) -> Result<Self, KernelError> {
         let ring = pins.open("EVENTS")?;
         // SAFETY: the map keeps its descriptor until it is dropped, and the `AsyncFd` owns the map.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(io::Error::from)
             .map_err(KernelError::file("wait for events on", pins.map("EVENTS")))?;
         let counters = pins.open("COUNTERS")?;
-        let (to, events) = mpsc::channel(WAITING);
         let lost = lost(&counters);
-        Ok((Self { ring, counters, lost, root, to }, events))
+        Ok(Self { ring, counters, lost, root, to })
     }
 
     /// Reads until nobody listens.

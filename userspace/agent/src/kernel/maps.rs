@@ -94,7 +94,7 @@ pub(super) fn port_key(netns: NetnsCookie, port: u16) -> Port {
     Port { netns: netns.0, port, padding: [0; 3] }
 }
 
-/// The key of the flow from `local` (the application) to `remote` (the engine).
+/// The key of the flow from `local` (the application) to `remote`.
 pub(super) fn flow_key(netns: NetnsCookie, local: SocketAddr, remote: SocketAddr) -> Flow {
     Flow {
         netns: netns.0,
@@ -108,16 +108,7 @@ pub(super) fn flow_key(netns: NetnsCookie, local: SocketAddr, remote: SocketAddr
 
 /// An address as the maps carry it.
 pub(super) fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(v4) => Address::v4(u32::from_ne_bytes(v4.octets())),
-        IpAddr::V6(v6) => {
-            let mut words = [0; 4];
-            for (word, octets) in words.iter_mut().zip(v6.octets().as_chunks::<4>().0) {
-                *word = u32::from_ne_bytes(*octets);
-            }
-            Address(words)
-        }
-    }
+    Address::from(ip)
 }
 
 /// An address as the rest of the crate carries it.
@@ -152,7 +143,8 @@ fn entry(workload: &CapturedWorkload) -> Result<Workload, KernelError> {
     Ok(entry)
 }
 
-fn remove_where<K: aya::Pod, V: aya::Pod>(
+/// Removes what `gone` says.
+pub(super) fn remove_where<K: aya::Pod, V: aya::Pod>(
     map: &mut HashMap<MapData, K, V>,
     gone: impl Fn(&K, &V) -> bool,
 ) -> Result<(), MapError> {
@@ -169,7 +161,8 @@ fn remove_where<K: aya::Pod, V: aya::Pod>(
     keys.iter().try_for_each(|key| absent_is_fine(map.remove(key)))
 }
 
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+/// What is not there need not be removed.
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -11,8 +11,11 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use signet_common::abi::{MAX_FLOWS, MAX_PORTS, MAX_WORKLOADS, Workload};
-use signet_common::counter::{EVENTS_LOST, FAULT_LABELS, UNPROTECTED_LABELS, VERDICT_LABELS};
+use signet_common::abi::{Flow, MAX_FLOWS, MAX_PORTS, MAX_WORKLOADS, Workload};
+use signet_common::counter::{
+    DIRECT_EVENTS_LOST, EVENTS_LOST, FAULT_LABELS, UNPROTECTED_LABELS, VERDICT_LABELS,
+};
+use signet_common::direct::{Direct, MAX_DIRECT, MAX_PERMITS, MAX_SERVICES, Permit, Permitted, Service, Vip};
 
 use super::error::KernelError;
 use super::maps::{Flows, Ports};
@@ -24,6 +27,9 @@ pub(super) struct Capture {
     workloads: HashMap<MapData, u64, Workload>,
     flows: Flows,
     ports: Ports,
+    direct: HashMap<MapData, Flow, Direct>,
+    permits: HashMap<MapData, Permitted, Permit>,
+    services: HashMap<MapData, Vip, Service>,
 }
 
 impl Capture {
@@ -33,6 +39,9 @@ impl Capture {
             workloads: pins.open("WORKLOADS")?,
             flows: pins.open("FLOWS")?,
             ports: pins.open("PORTS")?,
+            direct: pins.open("DIRECT")?,
+            permits: pins.open("PERMITS")?,
+            services: pins.open("SERVICES")?,
         })
     }
 
@@ -66,11 +75,17 @@ impl Capture {
     fn encode_lost(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Events of the kernel programs that found no room in the ring";
         let family = counter(encoder, "signet_kernel_events_lost", help)?;
-        ConstCounter::new(self.count(EVENTS_LOST)).encode(family)
+        ConstCounter::new(self.count(EVENTS_LOST)).encode(family)?;
+        let help = "Ends of direct connections that found no room in the ring: not in metrics and access log";
+        let family = counter(encoder, "signet_direct_ends_lost", help)?;
+        ConstCounter::new(self.count(DIRECT_EVENTS_LOST)).encode(family)
     }
 
     fn encode_maps(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let maps = [
+            ("direct", self.direct.keys().count(), MAX_DIRECT),
+            ("permits", self.permits.keys().count(), MAX_PERMITS),
+            ("services", self.services.keys().count(), MAX_SERVICES),
             ("flows", self.flows.keys().count(), MAX_FLOWS),
             ("ports", self.ports.keys().count(), MAX_PORTS),
             ("workloads", self.workloads.keys().count(), MAX_WORKLOADS),

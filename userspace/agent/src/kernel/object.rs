@@ -19,17 +19,22 @@ use tracing::info;
 use super::error::KernelError;
 use super::log;
 
-/// Maps that the whole instance shares. `LISTENERS` is not among them: each network namespace has its own.
-pub(super) const SHARED_MAPS: [&str; 11] = [
+/// Maps that the whole instance shares. `LISTENERS` and `NETNS` are not among them: each network namespace has its own.
+pub(super) const SHARED_MAPS: [&str; 16] = [
     "AYA_LOGS",
     "BOUND",
     "CONFIG",
     "COUNTERS",
+    "DIRECT",
+    "DIRECT_EVENTS",
+    "EPOCH",
     "EVENTS",
     "FLOWS",
     "HEARTBEAT",
+    "PERMITS",
     "PORTS",
-    "REDIRECTED",
+    "SERVICES",
+    "SOCKETS",
     "TOLD",
     "WORKLOADS",
 ];

@@ -17,6 +17,8 @@ pub struct Origin {
     pub cgroup: CgroupId,
     /// Where it wanted to go.
     pub destination: OriginalDst,
+    /// The endpoint that the kernel has chosen, where that is a Service.
+    pub choice: Option<SocketAddr>,
 }
 
 /// A cheap handle to read origins, for the proxies.
@@ -41,7 +43,9 @@ impl Origins {
     pub fn lookup(&self, netns: NetnsCookie, client: SocketAddr, listener: SocketAddr) -> Option<Origin> {
         let origin = found("FLOWS", self.maps.flows.get(&flow_key(netns, client, listener), 0))?;
         let destination = OriginalDst::new(SocketAddr::new(ip(origin.destination), origin.port));
-        Some(Origin { cgroup: CgroupId(origin.cgroup), destination })
+        let choice = SocketAddr::new(ip(origin.choice), origin.choice_port);
+        let choice = Some(choice).filter(|choice| choice.port() != 0);
+        Some(Origin { cgroup: CgroupId(origin.cgroup), destination, choice })
     }
 
     /// Which enrolled cgroup owns a listening port in a shared netns (`post_bind`). `None` also where sockets of several

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::CaptureOptions;
 use super::cgroup::cgroup2_mount;
+use super::diag;
 use super::object::{self, is_on_bpffs};
 use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
 
@@ -31,6 +32,7 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
         cgroup_root(&options.cgroup_root),
         bpffs(&options.pin_root),
         capabilities(),
+        destroy(),
     ];
     findings.extend(program_types());
     findings
@@ -120,6 +122,20 @@ fn capabilities() -> Finding {
         } else {
             Err(format!("{} missing: run as root, or grant them", missing.join(", ")))
         },
+    )
+}
+
+/// Not a failure: everything works without.
+fn destroy() -> Finding {
+    finding(
+        "direct",
+        Ok(match diag::can_destroy() {
+            Ok(()) => "connections between workloads of this node can be authorised in the kernel".into(),
+            Err(error) => format!(
+                "this kernel ends no sockets ({error}): connections between workloads of this node go through the engine; \
+                 CONFIG_INET_DIAG_DESTROY makes them direct"
+            ),
+        }),
     )
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::maps::{MapData, SockMap};
+use aya::maps::{Array, MapData, SockMap};
 use signet_common::abi::{LISTENER_HBONE, LISTENER_PLAINTEXT};
 
 use super::SteeredListeners;
@@ -31,6 +31,7 @@ pub(super) fn steer(
 ) -> Result<(), KernelError> {
     let mut ebpf = loader.load_with(&sockmap_pin(pins, cookie))?;
     fill(&mut ebpf, to)?;
+    name(&mut ebpf, cookie)?;
     let program = programs::load(&mut ebpf, if host { STEER_NODE } else { STEER_POD })?;
     link::put(&link_pin(pins, cookie), program.as_fd(), netns, AttachType::SkLookup)
 }
@@ -71,6 +72,13 @@ fn fill(ebpf: &mut Ebpf, to: SteeredListeners<'_>) -> Result<(), KernelError> {
             .map_err(KernelError::map("put a listener into", "LISTENERS"))?;
     }
     Ok(())
+}
+
+/// Tells the program which namespace it is in: flows to servers of another one are let in nowhere else.
+fn name(ebpf: &mut Ebpf, cookie: NetnsCookie) -> Result<(), KernelError> {
+    let map = ebpf.map_mut("NETNS").ok_or(KernelError::MissingPart { kind: "map", name: "NETNS" })?;
+    let mut netns: Array<&mut MapData, u64> = map.try_into().map_err(KernelError::map("open", "NETNS"))?;
+    netns.set(0, cookie.0, 0).map_err(KernelError::map("write", "NETNS"))
 }
 
 fn sockmap_pin(pins: &Pins, cookie: NetnsCookie) -> PathBuf {

@@ -1,7 +1,8 @@
 //! The access log: one line for each connection when it ends, in ztunnel's shape (target `access`); its opening at debug.
 //!
 //! Text that a peer chose is logged as a quoted field, never as part of the message. Identities are those of the
-//! handshake, so a line in clear has none.
+//! handshake, so a line in clear has none. A direct connection has one line for both sides, with the identities that the
+//! kernel vouches for.
 
 use std::time::Duration;
 
@@ -70,8 +71,9 @@ fn dry_run(parties: &Parties) -> Option<String> {
 }
 
 fn direction(parties: &Parties) -> &'static str {
-    match parties.direction {
-        Direction::Outbound => "outbound",
-        Direction::Inbound => "inbound",
+    match (parties.path, parties.direction) {
+        (Some(Path::Direct), _) => "direct",
+        (_, Direction::Outbound) => "outbound",
+        (_, Direction::Inbound) => "inbound",
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 pub use super::parties::{Direction, Path};
 
-use super::meter::Meter;
+use super::meter::{Bytes, Meter};
 use super::parties::{Parties, Party};
 use crate::addr::WorkloadUid;
 
@@ -212,8 +212,14 @@ impl Drop for Registration {
 impl Live {
     fn view(&self, id: u64) -> ConnectionView {
         let parties = self.parties.lock().clone();
-        let bytes = self.meter.bytes();
-        ConnectionView {
+        ConnectionView::of(id, parties, self.since, self.meter.bytes())
+    }
+}
+
+impl ConnectionView {
+    /// A connection as `parties` know it.
+    pub(crate) fn of(id: u64, parties: Parties, since: SystemTime, bytes: Bytes) -> Self {
+        Self {
             id,
             direction: parties.direction,
             path: parties.path,
@@ -225,7 +231,7 @@ impl Live {
             destination_identity: parties.destination.identity,
             service: parties.service.map(|service| service.hostname.to_string()),
             policy: parties.policy.map(|policy| policy.to_string()),
-            since: self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            since: since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             sent: bytes.sent,
             received: bytes.received,
         }

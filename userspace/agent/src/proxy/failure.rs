@@ -105,6 +105,10 @@ pub(crate) enum Failure {
     #[error("the client's connection broke at once: {0}")]
     Gone(#[source] std::io::Error),
 
+    /// A direct connection's server refused it or did not answer.
+    #[error("the server refused the connection, or did not answer")]
+    Unestablished,
+
     // Either end.
     /// While bytes went both ways.
     #[error("{0}")]
@@ -145,7 +149,7 @@ impl Failure {
             Self::Handshake(_) | Self::HandshakeTimeout(_) => ResponseFlags::TlsFailure,
             Self::Http2(_) => ResponseFlags::H2HandshakeFailure,
             Self::Svid(_) | Self::SvidTimeout(_) | Self::Endpoint(_) => ResponseFlags::IdentityError,
-            Self::NoEndpoint(..) | Self::Connect(_) => ResponseFlags::Connect,
+            Self::NoEndpoint(..) | Self::Connect(_) | Self::Unestablished => ResponseFlags::Connect,
             Self::Tunnel(error) => tunnel_flags(error),
             Self::Unanswered(_) | Self::Gone(_) | Self::Relay(_) | Self::Closed => ResponseFlags::None,
         }

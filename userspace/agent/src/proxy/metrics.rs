@@ -9,9 +9,9 @@ mod labels;
 
 use std::collections::HashMap;
 use std::fmt::Error;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
@@ -24,6 +24,7 @@ pub(crate) use self::labels::{Labels, ResponseFlags};
 
 use self::labels::Reporter;
 use super::connections::{Connections, Direction};
+use super::direct::Direct;
 use crate::telemetry::Registry;
 
 /// The metric families of connections. Written by each connection's outcome and at scrape; read at scrape.
@@ -47,15 +48,23 @@ struct Table {
     /// Never shrinks: Prometheus counters must not vanish; bounded by [`MAX_LABEL_SETS`].
     counters: RwLock<HashMap<Labels, Arc<Counters>>>,
     connections: Arc<Connections>,
+    /// Asked at each scrape, as `connections` are. It has these metrics, so they do not have it.
+    direct: OnceLock<Weak<Direct>>,
 }
 
 impl Metrics {
     /// Registers `istio_tcp_*` in `registry`. The bytes of `connections` are counted at each scrape, while they live.
     #[must_use]
     pub fn new(registry: &mut Registry, connections: Arc<Connections>) -> Self {
-        let table = Arc::new(Table { counters: RwLock::default(), connections });
+        let table = Arc::new(Table { counters: RwLock::default(), connections, direct: OnceLock::new() });
         registry.sub_registry_with_prefix("istio").register_collector(Box::new(Arc::clone(&table)));
         Self { table }
+    }
+
+    /// From now on direct connections are counted too.
+    pub(super) fn ask(&self, direct: &Arc<Direct>) {
+        // There is one for the node; a second would be a mistake that must not count twice.
+        let _ = self.table.direct.set(Arc::downgrade(direct));
     }
 
     /// The counters of a label set. Where there are too many sets already, those of its summary.
@@ -96,7 +105,11 @@ impl Counters {
 impl Collector for Table {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.connections.flush();
-        self.encode_open(&mut encoder)?;
+        let direct = self.direct.get().and_then(Weak::upgrade);
+        if let Some(direct) = &direct {
+            direct.flush();
+        }
+        self.encode_open(&mut encoder, direct.map_or(0, |direct| direct.count_open()))?;
         let counters = self.counters.read();
         for (name, help, value) in FAMILIES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -113,11 +126,12 @@ impl Collector for Table {
 
 impl Table {
     /// Counted and not kept, so that it cannot drift from the connections there are.
-    fn encode_open(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    fn encode_open(&self, encoder: &mut DescriptorEncoder<'_>, direct: u64) -> Result<(), Error> {
         let help = "The number of TCP connections that are open now";
         let mut family = encoder.encode_descriptor("tcp_sockets_open", help, None, MetricType::Gauge)?;
         for direction in [Direction::Outbound, Direction::Inbound] {
-            let open = i64::try_from(self.connections.count(direction)).unwrap_or(i64::MAX);
+            let open = self.connections.count(direction) as u64 + direct;
+            let open = i64::try_from(open).unwrap_or(i64::MAX);
             ConstGauge::new(open)
                 .encode(family.encode_family(&[("reporter", Reporter::from(direction))])?)?;
         }

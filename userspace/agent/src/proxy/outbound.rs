@@ -127,7 +127,7 @@ impl<'a> Session<'a> {
 
 impl<'a> Captured<'a> {
     fn identify(self) -> Result<Identified<'a>, Failure> {
-        let Origin { cgroup, destination } = self.origin;
+        let Origin { cgroup, destination, .. } = self.origin;
         let local = self.session.sandbox.workload(cgroup).ok_or(Failure::UnknownCgroup(cgroup))?;
         let client = as_seen_outside(self.session.peer, &local.workload);
         self.session.outcome.learn(|parties| {
@@ -198,9 +198,20 @@ impl<'a> Authorized<'a> {
     async fn connect(mut self) -> Result<Connected<'a>, Failure> {
         loop {
             match self.dial().await {
-                Ok(upstream) => return Ok(Connected { session: self.identified.session, upstream }),
+                Ok(upstream) => {
+                    self.report();
+                    return Ok(Connected { session: self.identified.session, upstream });
+                }
                 Err(failure) => self = self.another(failure)?.authorize().await?,
             }
+        }
+    }
+
+    /// Both sides are proven: where the server is a neighbour, and policy says so, the next connection may go by itself.
+    fn report(&self) {
+        if let Way::Tunnel { request, .. } = &self.way {
+            let PoolKey { source, destination, .. } = &request.key;
+            self.identified.session.context.direct.served(source, destination, self.application);
         }
     }
 

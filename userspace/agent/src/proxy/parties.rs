@@ -36,6 +36,8 @@ pub enum Path {
     Plaintext,
     /// Outbound, in clear, to a destination outside the mesh.
     Passthrough,
+    /// Between two workloads of this node, authorised in the kernel and past the engine.
+    Direct,
 }
 
 impl Path {

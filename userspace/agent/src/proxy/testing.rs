@@ -19,15 +19,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connections::{ConnectionView, Connections};
+use super::direct::{self, Direct, LiveFlows};
 use super::hbone::Pool;
 use super::metrics::Metrics;
 use super::native;
 use super::{Context, LocalWorkload, OriginLookup, Running, Sandbox, start};
 use crate::addr::WorkloadUid;
 use crate::addr::{CgroupId, HBONE_PORT, INBOUND_PLAINTEXT_PORT, NetnsCookie, OUTBOUND_PORT, OriginalDst};
-use crate::config::{Timeouts, Tunnel};
+use crate::config::{SameNode, Timeouts, Tunnel};
 use crate::drain::Drain;
-use crate::kernel::Origin;
+use crate::kernel::{DirectBytes, DirectFlow, Origin};
 use crate::net::{Listeners, Netns};
 use crate::state::{Event, State, Workload};
 use crate::svid::{Authority, FetchError, Store, Tracked};
@@ -48,6 +49,7 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         addresses: Vec::new(),
         host_network: false,
         enrolled: true,
+        same_node: SameNode::Direct,
         labels: BTreeMap::from([("app".to_owned(), name.to_owned())]).into(),
         ports: Vec::new().into(),
         workload_name: text(name),
@@ -66,6 +68,18 @@ pub(crate) struct Node {
     svids: Store,
     pub(crate) registry: Registry,
     pub(crate) drain: Drain,
+}
+
+/// A kernel without direct flows.
+struct NoFlows;
+
+impl LiveFlows for NoFlows {
+    fn live(&self) -> Vec<DirectFlow> {
+        Vec::new()
+    }
+    fn bytes(&self, _: &[DirectFlow]) -> HashMap<u64, DirectBytes> {
+        HashMap::new()
+    }
 }
 
 /// One sandbox of a node: listeners, SVIDs, accept loops.
@@ -94,8 +108,12 @@ impl Node {
         let origins = Arc::new(Table::default());
         let (epoch, policy_epoch) = watch::channel(state.epoch());
         let (drain, watch) = Drain::new();
+        let nobody: Arc<dyn LiveFlows> = Arc::new(NoFlows);
+        let unheard: direct::Report = Box::new(|_, _, _| ());
+        let direct = Direct::new(Arc::clone(&state), Arc::clone(&metrics), nobody, unheard, &mut registry);
         let context = Context {
             state,
+            direct,
             origins: Arc::clone(&origins) as Arc<dyn OriginLookup>,
             pool: Pool::new(),
             native: native::Pool::new(),
@@ -164,7 +182,7 @@ impl Node {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((pod.ip, 0).into()).unwrap();
         let client = socket.local_addr().unwrap();
-        let origin = Origin { cgroup: CGROUP, destination: OriginalDst::new(to) };
+        let origin = Origin { cgroup: CGROUP, destination: OriginalDst::new(to), choice: None };
         self.origins.flows.lock().insert(client, origin);
         socket.connect((pod.ip, OUTBOUND_PORT).into()).await.unwrap()
     }

@@ -131,6 +131,7 @@ fn service(vip: std::net::IpAddr, port: u16) -> Service {
         hostname: "web.ns.svc.cluster.local".into(),
         vips: vec![vip],
         ports: vec![ServicePort { name: "http".into(), port }],
+        affinity: false,
     }
 }
 

@@ -3,12 +3,17 @@
 //! [`Kernel`] is the door, together with `net` for what happens inside a network namespace; tests have a fake that
 //! remembers what it was asked. Nothing is decided here.
 
+use std::io;
 use std::os::fd::AsFd;
 
 use super::local::ReconcileError;
 use crate::addr::{CgroupId, NetnsCookie};
-use crate::kernel::{CapturedWorkload, Cgroup, Kernel, KernelError, SteeredListeners, netns_cookie};
+use crate::kernel::{
+    CapturedWorkload, Cgroup, Direct, DirectFlow, DirectRoute, DirectServer, Kernel, KernelError,
+    SteeredListeners, netns_cookie,
+};
 use crate::net::{self, Listeners, NetError, Netns};
+use crate::policy::Permit;
 
 /// The kernel, and network namespaces, as the reconciler needs them. Called by its task alone.
 pub trait Door: Send + 'static {
@@ -60,6 +65,46 @@ pub trait Door: Send + 'static {
     fn restore(&self, netns: &Netns) -> Result<(), NetError>;
     /// [`Kernel::steered`].
     fn steered(&self) -> Vec<NetnsCookie>;
+    /// [`Kernel::direct`].
+    fn direct(&mut self) -> &mut dyn DirectDoor;
+}
+
+/// What concerns direct flows, as the reconciler needs it. Called by its task alone.
+pub trait DirectDoor {
+    /// [`Direct::is_possible`].
+    fn is_possible(&self) -> bool;
+    /// [`Direct::set_epoch`].
+    ///
+    /// # Errors
+    /// As there.
+    fn set_epoch(&mut self, policy_epoch: u64) -> Result<(), KernelError>;
+    /// [`Direct::permit`].
+    ///
+    /// # Errors
+    /// As there.
+    fn permit(
+        &mut self,
+        route: DirectRoute,
+        server: DirectServer,
+        permit: &Permit,
+    ) -> Result<(), KernelError>;
+    /// [`Direct::is_used`].
+    fn is_used(&self, route: DirectRoute) -> bool;
+    /// [`Direct::forbid`].
+    ///
+    /// # Errors
+    /// As there.
+    fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError>;
+    /// [`Direct::live`].
+    ///
+    /// # Errors
+    /// As there.
+    fn live(&self) -> Result<Vec<DirectFlow>, KernelError>;
+    /// [`Direct::destroy`].
+    ///
+    /// # Errors
+    /// As there.
+    fn destroy(&mut self, flow: &DirectFlow) -> io::Result<bool>;
 }
 
 impl Door for Kernel {
@@ -111,5 +156,44 @@ impl Door for Kernel {
 
     fn steered(&self) -> Vec<NetnsCookie> {
         Kernel::steered(self)
+    }
+
+    fn direct(&mut self) -> &mut dyn DirectDoor {
+        Kernel::direct(self)
+    }
+}
+
+impl DirectDoor for Direct {
+    fn is_possible(&self) -> bool {
+        Direct::is_possible(self)
+    }
+
+    fn set_epoch(&mut self, policy_epoch: u64) -> Result<(), KernelError> {
+        Direct::set_epoch(self, policy_epoch)
+    }
+
+    fn permit(
+        &mut self,
+        route: DirectRoute,
+        server: DirectServer,
+        permit: &Permit,
+    ) -> Result<(), KernelError> {
+        Direct::permit(self, route, server, permit)
+    }
+
+    fn is_used(&self, route: DirectRoute) -> bool {
+        Direct::is_used(self, route)
+    }
+
+    fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError> {
+        Direct::forbid(self, route)
+    }
+
+    fn live(&self) -> Result<Vec<DirectFlow>, KernelError> {
+        Direct::live(self)
+    }
+
+    fn destroy(&mut self, flow: &DirectFlow) -> io::Result<bool> {
+        Direct::destroy(self, flow)
     }
 }

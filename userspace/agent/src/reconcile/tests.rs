@@ -10,11 +10,14 @@ use signet_identity::{SpiffeId, X509Svid};
 use tempfile::TempDir;
 
 use super::*;
-use crate::kernel::KernelError;
+use crate::config::SameNode;
+use crate::kernel::{CaptureState, CapturedWorkload, Cgroup, DirectRoute, DirectServer, KernelError};
 use crate::net::NetError;
+use crate::policy::Permit;
 use crate::svid::{Authority, FetchError};
 use crate::telemetry::Registry;
 
+mod direct;
 mod failures;
 mod order;
 mod unresolved;
@@ -97,6 +100,21 @@ struct Recorded {
     broken: Option<&'static str>,
     entries: BTreeMap<CgroupId, CaptureState>,
     links: Vec<NetnsCookie>,
+    direct: FakeDirect,
+}
+
+/// The kernel's side of direct flows.
+#[derive(Default)]
+struct FakeDirect {
+    epoch: u64,
+    /// With the epochs they were made under.
+    permits: HashMap<DirectRoute, u64>,
+    used: HashSet<DirectRoute>,
+    live: Vec<DirectFlow>,
+    /// No flow can be ended.
+    out_of_reach: bool,
+    /// What the access log will say of flows that were ended.
+    revoked: Vec<(DirectFlow, Option<Denial>)>,
 }
 
 impl Recorded {
@@ -153,6 +171,41 @@ impl Door for FakeDoor {
     fn steered(&self) -> Vec<NetnsCookie> {
         self.0.lock().links.clone()
     }
+    fn direct(&mut self) -> &mut dyn DirectDoor {
+        self
+    }
+}
+
+impl DirectDoor for FakeDoor {
+    fn is_possible(&self) -> bool {
+        true
+    }
+    fn set_epoch(&mut self, policy_epoch: u64) -> Result<(), KernelError> {
+        self.0.lock().direct.epoch = policy_epoch;
+        Ok(())
+    }
+    fn permit(&mut self, route: DirectRoute, _: DirectServer, permit: &Permit) -> Result<(), KernelError> {
+        self.0.lock().direct.permits.insert(route, permit.epoch());
+        Ok(())
+    }
+    fn is_used(&self, route: DirectRoute) -> bool {
+        self.0.lock().direct.used.contains(&route)
+    }
+    fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError> {
+        self.0.lock().direct.permits.remove(&route);
+        Ok(())
+    }
+    fn live(&self) -> Result<Vec<DirectFlow>, KernelError> {
+        Ok(self.0.lock().direct.live.clone())
+    }
+    fn destroy(&mut self, flow: &DirectFlow) -> std::io::Result<bool> {
+        let mut world = self.0.lock();
+        if world.direct.out_of_reach {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        world.direct.live.retain(|live| live != flow);
+        Ok(true)
+    }
 }
 
 struct FakeSandboxes(World);
@@ -179,6 +232,9 @@ impl Sandboxes for FakeSandboxes {
     fn policy_changed(&mut self, _: u64) {}
     fn forget(&mut self, _: &WorkloadUid) {
         self.did("forget");
+    }
+    fn revoked(&mut self, flow: &DirectFlow, denial: Option<Denial>) {
+        self.0.lock().direct.revoked.push((*flow, denial));
     }
 }
 
@@ -212,6 +268,7 @@ fn web() -> Workload {
         addresses: vec!["10.0.0.1".parse().unwrap()],
         host_network: false,
         enrolled: true,
+        same_node: SameNode::Direct,
         labels: Arc::default(),
         ports: Vec::new().into(),
         workload_name: text("web"),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use signet_identity::SpiffeId;
 
 use crate::addr::WorkloadUid;
+use crate::config::SameNode;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 
 /// What has one identity: a pod, or on a VM a systemd unit.
@@ -37,6 +38,8 @@ pub struct Workload {
     pub host_network: bool,
     /// In the mesh: peers reach it by HBONE, its own node captures it.
     pub enrolled: bool,
+    /// How it talks to workloads of its own node; both must say `direct`.
+    pub same_node: SameNode,
     /// `metadata.labels`; the replicas of one template share them.
     pub labels: Arc<BTreeMap<String, String>>,
     /// Declared container ports, by name where they have one; shared like the labels.
@@ -82,6 +85,8 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// `spec.ports`, TCP only.
     pub ports: Vec<ServicePort>,
+    /// `spec.sessionAffinity: ClientIP`: a client gets the same endpoint each time.
+    pub affinity: bool,
 }
 
 /// One TCP port of a Service.

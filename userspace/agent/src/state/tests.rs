@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use signet_identity::SpiffeId;
 
 use super::*;
+use crate::config::SameNode;
 
 mod churn;
 mod destinations;
@@ -32,6 +33,7 @@ fn pod(name: &str, addresses: &[&str]) -> Workload {
         addresses: addresses.iter().map(|a| ip(a)).collect(),
         host_network: false,
         enrolled: true,
+        same_node: SameNode::Direct,
         labels: Arc::new(BTreeMap::from([("app".into(), "x".into())])),
         ports: Arc::new([]),
         workload_name: "app".into(),
@@ -49,6 +51,7 @@ fn service(name: &str, vip: &str, ports: &[(&str, u16)]) -> Service {
         hostname: format!("{name}.ns.svc.cluster.local").into(),
         vips: vec![ip(vip)],
         ports: service_ports(ports),
+        affinity: false,
     }
 }
 

@@ -79,7 +79,7 @@ fn is_captured(open: fn(SocketAddr) -> io::Result<Socket>) {
         });
         assert_eq!(said, to);
         let destination = OriginalDst::new(socket_address(to));
-        assert_eq!(origin, Some(Origin { cgroup: pod.id(), destination }));
+        assert_eq!(origin, Some(Origin { cgroup: pod.id(), destination, choice: None }));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use signet_identity::SpiffeId;
 
-use crate::proxy::parties::{Direction, Parties, Party};
+use crate::proxy::parties::{Direction, Parties, Party, Path};
 
 /// The labels of one connection's metrics. Cloning and making them allocates nothing but what baggage has told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +77,8 @@ enum Protocol {
 enum SecurityPolicy {
     Unknown,
     MutualTls,
+    /// Ours: both ends are known to the kernel, and nothing has left the node.
+    SameNode,
 }
 
 /// What the labels of one end are made of; `source_` and `destination_` have the same eight.
@@ -95,8 +97,11 @@ impl Labels {
     #[must_use]
     pub(crate) fn of(parties: &Parties, response_flags: ResponseFlags) -> Self {
         let reporter = parties.direction.into();
-        let policy =
-            if parties.is_mutual_tls() { SecurityPolicy::MutualTls } else { SecurityPolicy::Unknown };
+        let policy = match parties.path {
+            Some(Path::Direct) => SecurityPolicy::SameNode,
+            _ if parties.is_mutual_tls() => SecurityPolicy::MutualTls,
+            _ => SecurityPolicy::Unknown,
+        };
         let service = parties.service.as_deref();
         Self {
             destination_service: service.map(|s| &s.hostname).into(),
@@ -231,6 +236,7 @@ impl EncodeLabelValue for SecurityPolicy {
         encoder.write_str(match self {
             Self::Unknown => "unknown",
             Self::MutualTls => "mutual_tls",
+            Self::SameNode => "same_node",
         })
     }
 }
