@@ -5,6 +5,8 @@
 //! nothing afterwards. No call leaves this module while a lock is held. It does not fetch: what has not been told is
 //! unknown, and `Target::Unknown` is an answer.
 
+use std::cell::Cell;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permi
 
 use self::intern::{WorkloadPool, ZonePool};
 use self::services::{Choice, Services};
+use self::table::AddressHasher;
 use self::workloads::Workloads;
 
 pub use self::affinity::belonging;
@@ -143,8 +146,7 @@ impl State {
     #[must_use]
     pub fn resolve(&self, address: IpAddr, port: u16, zone: &str, except: &[SocketAddr]) -> Target {
         let to = SocketAddr::new(address, port);
-        let random = |below| rand::random_range(0..below);
-        match self.services.choose(to, zone, except, random) {
+        match self.services.choose(to, zone, except, draw) {
             Some(Choice::Endpoint(service, endpoint)) => self.endpoint(service, endpoint),
             Some(Choice::None(service)) => Target::NoEndpoint { service },
             None => match self.workloads.owner(address, port) {
@@ -221,6 +223,20 @@ impl State {
             None => Target::Endpoint { address: endpoint.ip(), port: endpoint.port(), service },
         }
     }
+}
+
+/// A number below `below`, which is not 0: good enough to spread connections, where nobody gains by guessing it.
+fn draw(below: usize) -> usize {
+    DRAWS.with(|(random, drawn)| {
+        drawn.set(drawn.get().wrapping_add(1));
+        let number = u128::from(random.hash_one(drawn.get()));
+        ((number * below as u128) >> 64) as usize
+    })
+}
+
+thread_local! {
+    /// A hash with the thread's own key, and how often it was drawn from.
+    static DRAWS: (AddressHasher, Cell<u64>) = Default::default();
 }
 
 fn workload_target(workload: Arc<Workload>, to: SocketAddr, service: Option<Arc<Service>>) -> Target {

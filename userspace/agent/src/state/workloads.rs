@@ -21,11 +21,13 @@ pub(super) struct Workloads {
     by_address: Table<Address, Claims, AddressHasher>,
 }
 
-/// Who has an address, oldest claim first. Nearly always one, which then costs no allocation.
+/// Who has an address.
 #[derive(Debug)]
 enum Claims {
-    One(Arc<Workload>),
-    Several(Box<[Arc<Workload>]>),
+    /// Nearly always: one pod. Whoever asks for it has its answer without a look at the workload, which is in no cache.
+    Pod(Arc<Workload>),
+    /// Oldest claim first.
+    Others(Box<[Arc<Workload>]>),
 }
 
 impl Workloads {
@@ -80,7 +82,11 @@ impl Workloads {
 
     /// The workload that is meant by an address and port: the newest of [`Self::owners`], an enrolled one before any other.
     pub(super) fn owner(&self, address: IpAddr, port: u16) -> Option<Arc<Workload>> {
-        self.claims(address, |claims| {
+        self.by_address.with(&Address::of(address), |claims| {
+            let claims = match claims? {
+                Claims::Pod(workload) => return Some(Arc::clone(workload)),
+                Claims::Others(workloads) => workloads,
+            };
             newest_pod(claims)
                 .or_else(|| newest(claims, |workload| workload.declares(port)))
                 .or_else(|| newest(claims, |workload| workload.ports.is_empty()))
@@ -113,7 +119,7 @@ impl Workloads {
     fn claim(&self, address: IpAddr, workload: &Arc<Workload>) {
         self.by_address.change(Address::of(address), |claims| {
             Some(match claims {
-                None => Claims::One(Arc::clone(workload)),
+                None => Claims::of(vec![Arc::clone(workload)]),
                 Some(claims) => claims.with(workload),
             })
         });
@@ -132,8 +138,8 @@ impl Workloads {
 impl Claims {
     fn as_slice(&self) -> &[Arc<Workload>] {
         match self {
-            Self::One(workload) => std::slice::from_ref(workload),
-            Self::Several(workloads) => workloads,
+            Self::Pod(workload) => std::slice::from_ref(workload),
+            Self::Others(workloads) => workloads,
         }
     }
 
@@ -155,9 +161,9 @@ impl Claims {
     }
 
     fn of(workloads: Vec<Arc<Workload>>) -> Self {
-        match <[_; 1]>::try_from(workloads) {
-            Ok([workload]) => Self::One(workload),
-            Err(workloads) => Self::Several(workloads.into()),
+        match &workloads[..] {
+            [workload] if !workload.host_network => Self::Pod(Arc::clone(workload)),
+            _ => Self::Others(workloads.into()),
         }
     }
 }
