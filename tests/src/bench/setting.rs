@@ -7,9 +7,9 @@ use serde_json::Value;
 pub(super) struct Setting {
     /// Begins its nodes' names.
     pub(super) node: &'static str,
-    /// The contender across its nodes.
-    pub(super) across: &'static str,
-    /// The contender on its first node.
+    /// The contender across its nodes, if it is one there.
+    pub(super) across: Option<&'static str>,
+    /// The contender on its first node, if it is one there.
     pub(super) same_node: Option<&'static str>,
     /// Merged into the engines' configuration: JSON.
     overrides: &'static str,
@@ -26,13 +26,19 @@ impl Setting {
 }
 
 /// The first is the one that is measured in most ways.
-pub(super) const SETTINGS: [Setting; 2] = [
-    Setting { node: "n", across: "signet", same_node: Some("signet-same-node"), overrides: "{}" },
+pub(super) const SETTINGS: [Setting; 3] = [
+    Setting { node: "n", across: Some("signet"), same_node: Some("signet-same-node"), overrides: "{}" },
     Setting {
         node: "h",
-        across: "signet-hbone",
+        across: Some("signet-hbone"),
         same_node: None,
         overrides: r#"{"mesh": {"tunnel": "hbone"}}"#,
+    },
+    Setting {
+        node: "m",
+        across: None,
+        same_node: Some("signet-same-node-mtls"),
+        overrides: r#"{"mesh": {"sameNode": "mtls"}}"#,
     },
 ];
 
@@ -45,7 +51,9 @@ mod tests {
         for (at, setting) in SETTINGS.iter().enumerate() {
             assert!(setting.overrides().unwrap().is_object());
             let before = &SETTINGS[..at];
-            assert!(before.iter().all(|other| other.across != setting.across && other.node != setting.node));
+            let names = |setting: &Setting| [Some(setting.node), setting.across, setting.same_node];
+            let taken: Vec<&str> = before.iter().flat_map(names).flatten().collect();
+            assert!(names(setting).into_iter().flatten().all(|name| !taken.contains(&name)));
         }
     }
 }

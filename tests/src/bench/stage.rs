@@ -90,7 +90,7 @@ impl Stage {
         let mut contenders = vec![direct(ACROSS, &outside.server)];
         contenders.extend(self.rivals.contenders(outside));
         for mesh in &self.meshes {
-            contenders.push(mesh.across(self)?);
+            contenders.extend(mesh.across(self)?);
         }
         contenders.push(direct(SAME_NODE, &outside.neighbour));
         for mesh in &self.meshes {
@@ -129,8 +129,9 @@ impl Signet {
         })
     }
 
-    fn across<'a>(&'a self, stage: &'a Stage) -> Result<Contender<'a>> {
+    fn across<'a>(&'a self, stage: &'a Stage) -> Result<Option<Contender<'a>>> {
         let Trio { client, server, .. } = &self.pods;
+        let Some(name) = self.setting.across else { return Ok(None) };
         // All settings take handshakes alike.
         let first = stage.meshes.first().is_some_and(|first| std::ptr::eq(first, self));
         let handshake = first.then(|| Handshake {
@@ -138,15 +139,8 @@ impl Signet {
             to: format!("{}:{HBONE_PORT}", server.ipv4()),
             svid: stage.rivals.client_svid().to_owned(),
         });
-        let engines = self.engines()?;
-        Ok(Contender {
-            name: self.setting.across,
-            path: ACROSS,
-            client,
-            to: address(server),
-            engines,
-            handshake,
-        })
+        let (to, engines) = (address(server), self.engines()?);
+        Ok(Some(Contender { name, path: ACROSS, client, to, engines, handshake }))
     }
 
     fn same_node(&self) -> Result<Option<Contender<'_>>> {

@@ -102,7 +102,7 @@ fn the_files_are_there(output: &std::path::Path, rows: usize) -> Result<()> {
 }
 
 const ENGINES_ACROSS: [&str; 5] = ["envoy-pair", "envoy-pair-64", "haproxy-pair", "signet", "signet-hbone"];
-const ENGINES_ON_ONE_NODE: [&str; 1] = ["signet-same-node"];
+const ENGINES_ON_ONE_NODE: [&str; 2] = ["signet-same-node", "signet-same-node-mtls"];
 const HANDSHAKES: [&str; 3] = ["envoy-pair", "haproxy-pair", "signet"];
 const THROUGHPUT: [&str; 4] =
     ["throughput_1", "throughput_4", "throughput_1_reversed", "throughput_4_reversed"];
