@@ -20,6 +20,12 @@ struct Arguments {
     check: bool,
 }
 
+/// Half of the node's cores, since the other half is its workloads'. More of them cost more than they bring: they wake
+/// each other up to share work that one of them would have done meanwhile (ARCHITECTURE.md has the figures).
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = if arguments.uninstall {
@@ -28,6 +34,7 @@ fn main() -> ExitCode {
         signet_agent::app::check(&arguments.config)
     } else {
         tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers())
             .enable_all()
             .build()
             .map_err(Into::into)

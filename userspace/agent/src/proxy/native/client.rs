@@ -1,8 +1,8 @@
 //! The client's side of one application connection: OPEN, and what the application has said already, in one flight.
 //!
 //! The server may have to be asked twice, or another one, so nothing may go to an application that could go to a second
-//! one later: until the server has answered, at most one record of the application's bytes is sent, and a copy is kept.
-//! An application that waits for its server's first words is not waited for.
+//! one later: until the server has answered, at most one record's worth of the application's bytes is sent, as they come,
+//! and a copy is kept. An application that waits for its server's first words is not waited for.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -21,7 +21,7 @@ use crate::mtls::RECORD;
 #[derive(Debug, Default)]
 pub(crate) struct Early {
     bytes: Vec<u8>,
-    /// Nothing more is read: there are some, or there will be none.
+    /// Nothing more is read: there are [`RECORD`] bytes, or no more will come.
     complete: bool,
     /// They were sent, and no server has said that it did nothing with them.
     at_risk: bool,
@@ -57,18 +57,17 @@ impl Early {
         block
     }
 
-    /// Ready once, when there are bytes.
+    /// Reads what is there.
     fn poll_read(&mut self, cx: &mut Context<'_>, application: &mut TcpStream) -> Poll<()> {
-        if self.complete {
-            return Poll::Pending;
+        while !self.complete {
+            let mut block = Block::borrow();
+            let mut room = ReadBuf::new(&mut block.room()[..RECORD - self.bytes.len()]);
+            // Its end, or its failure, is for the relay to find again.
+            let _ = ready!(Pin::new(&mut *application).poll_read(cx, &mut room));
+            self.complete = room.filled().is_empty() || room.remaining() == 0;
+            self.bytes.extend_from_slice(room.filled());
         }
-        let mut block = Block::borrow();
-        let mut room = ReadBuf::new(&mut block.room()[..RECORD]);
-        // Its end, or its failure, is for the relay to find again.
-        let _ = ready!(Pin::new(application).poll_read(cx, &mut room));
-        self.complete = true;
-        self.bytes = room.filled().to_vec();
-        if self.bytes.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        Poll::Ready(())
     }
 }
 
@@ -98,16 +97,19 @@ async fn ask(
 ) -> io::Result<Status> {
     tunnel.begin();
     tunnel.put(Mark::Open, &request.encode())?;
-    let mut unsaid = !early.bytes.is_empty();
+    let mut said = 0;
     poll_fn(|cx| {
-        if early.poll_read(cx, application).is_ready() || unsaid {
-            tunnel.put(Mark::Data, &early.bytes)?;
-            (early.at_risk, unsaid) = (true, false);
+        let _ = early.poll_read(cx, application);
+        loop {
+            let unsaid = &early.bytes[said..];
+            if !unsaid.is_empty() && tunnel.has_room(unsaid.len()) {
+                tunnel.put(Mark::Data, unsaid)?;
+                (early.at_risk, said) = (true, early.bytes.len());
+            }
+            if tunnel.poll_sent(cx)?.is_pending() || said == early.bytes.len() {
+                return poll_status(tunnel, cx);
+            }
         }
-        if let Poll::Ready(Err(error)) = tunnel.poll_sent(cx) {
-            return Poll::Ready(Err(error));
-        }
-        poll_status(tunnel, cx)
     })
     .await
 }

@@ -202,13 +202,15 @@ impl Tunnel {
         }
     }
 
-    /// Room for sealing `count` bytes of content behind what is unsent.
-    fn poll_room(&mut self, cx: &mut Context<'_>, count: usize) -> Poll<io::Result<()>> {
+    /// `count` bytes of content can be sealed behind what is unsent.
+    pub(super) fn has_room(&mut self, count: usize) -> bool {
         let records = count / RECORD + 1;
-        if !self.unsent.is_empty() && self.unsent.room().len() < count + records * sealed(0) + UPDATE_ROOM {
-            ready!(self.poll_sent(cx))?;
-        }
-        Poll::Ready(Ok(()))
+        self.unsent.is_empty() || self.unsent.room().len() >= count + records * sealed(0) + UPDATE_ROOM
+    }
+
+    /// Ready when `count` bytes of content can be sealed.
+    fn poll_room(&mut self, cx: &mut Context<'_>, count: usize) -> Poll<io::Result<()>> {
+        if self.has_room(count) { Poll::Ready(Ok(())) } else { self.poll_sent(cx) }
     }
 }
 
