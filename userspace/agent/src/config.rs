@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use signet_identity::TrustDomain;
+use serde::Deserialize;
+
+mod mesh;
+
+pub use mesh::{Mesh, SameNode, Tunnel};
 
 /// `signetd`'s configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,46 +53,6 @@ pub struct Node {
     /// `topology.kubernetes.io/zone`.
     #[serde(default)]
     pub zone: String,
-}
-
-/// `mesh`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Mesh {
-    /// The trust domain of workloads that do not name one.
-    #[serde(deserialize_with = "trust_domain")]
-    pub trust_domain: TrustDomain,
-    /// The cluster's name in uids and baggage.
-    pub cluster: String,
-    /// The cluster's DNS domain.
-    pub cluster_domain: String,
-    /// Whose policies are mesh-wide.
-    pub root_namespace: String,
-    /// What is spoken between nodes.
-    pub tunnel: Tunnel,
-    /// How workloads of one node talk to each other, where neither they nor their namespaces say.
-    pub same_node: SameNode,
-}
-
-/// `mesh.tunnel`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tunnel {
-    /// The native tunnel where the peer knows it, HBONE with everybody else.
-    Auto,
-    /// HBONE with everybody.
-    Hbone,
-}
-
-/// `mesh.sameNode`, and the label of that name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SameNode {
-    /// Authorised in the kernel, then by themselves: not encrypted, and not on any wire.
-    #[default]
-    Direct,
-    /// By mTLS through the engine, as across nodes.
-    Mtls,
 }
 
 /// `source`: exactly one.
@@ -344,19 +307,6 @@ impl Config {
     }
 }
 
-impl Default for Mesh {
-    fn default() -> Self {
-        Self {
-            trust_domain: TrustDomain::parse("cluster.local").expect("a legal name"),
-            cluster: "Kubernetes".into(),
-            cluster_domain: "cluster.local".into(),
-            root_namespace: "istio-system".into(),
-            tunnel: Tunnel::Auto,
-            same_node: SameNode::Direct,
-        }
-    }
-}
-
 impl Default for Capture {
     fn default() -> Self {
         Self {
@@ -403,10 +353,6 @@ fn default_instance() -> String {
 
 fn default_ttl() -> Duration {
     Duration::from_secs(24 * 3600)
-}
-
-fn trust_domain<'de, D: serde::Deserializer<'de>>(d: D) -> Result<TrustDomain, D::Error> {
-    TrustDomain::parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
 }
 
 mod duration {
