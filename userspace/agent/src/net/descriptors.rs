@@ -5,12 +5,18 @@ use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one; returns it. Once, at start-up.
+/// Raises the limit of open files to the most that the kernel gives anybody, or without the privilege for that to the hard
+/// limit; returns it. Once, at start-up. A connection between nodes takes two at each end.
 ///
 /// # Errors
 /// The kernel said no; the old limit stays.
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let told = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let most = hard.max(told.unwrap_or(hard));
+    if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok() {
+        return Ok(most);
+    }
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
