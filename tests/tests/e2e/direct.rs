@@ -14,6 +14,7 @@ use signet_testkit::process::Process;
 use signet_testkit::wait;
 
 use crate::connect::allow;
+use crate::services::service;
 use crate::{Test, shared};
 
 pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine] =>
@@ -28,6 +29,8 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine] =>
     host_network_clients_and_servers_are_direct_too,
     a_workload_that_leaves_the_mesh_loses_its_direct_connections,
     the_next_pod_with_an_address_inherits_no_permit,
+    a_service_leads_past_the_engine_and_spreads_as_before,
+    a_service_with_affinity_leads_to_one_endpoint_by_either_way,
 );
 
 pub(crate) const RESTART_TESTS: &[Test] = crate::tests!(&[Need::Engine] =>
@@ -279,6 +282,59 @@ fn the_next_pod_with_an_address_inherits_no_permit() -> Result<()> {
         ensure!(report.refused().is_ok(), "{client} reached the heir: {report:?}");
     }
     drop(serving);
+    Ok(())
+}
+
+fn a_service_leads_past_the_engine_and_spreads_as_before() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let scene = Scene::start(&mesh, "direct-vip")?;
+    let far = mesh.n2.pod(PodSpec::new("direct-vip", "far"))?;
+    mesh.settle(&[&far])?;
+    let _serving = far.serve(8080)?;
+    let endpoints = [(&scene.server, true, ""), (&far, true, "")];
+    mesh.bed.manifests().put("direct-vip", &service("direct-vip", ["10.96.0.41", "fd96::41"], &endpoints))?;
+    for vip in ["10.96.0.41:80", "[fd96::41]:80"] {
+        let mut reached = std::collections::BTreeMap::new();
+        scene.learn(vip)?;
+        for _ in 0..40 {
+            let report = scene.client.dial(vip, &[])?;
+            let (peer, greeting) = report.answered()?;
+            ensure!(peer.to_string() == vip, "the client's getpeername says {peer}");
+            *reached.entry(greeting.local.to_string()).or_insert(0) += 1;
+        }
+        // 20 each; below 6 is once in a million runs.
+        ensure!(reached.len() == 2 && reached.values().all(|count| *count >= 6), "{vip} led to {reached:?}");
+    }
+    let service = "dst.service=\"web.direct-vip.svc.cluster.local\"";
+    mesh.n1.wait_for_log(&["direction=\"direct\"", service]).map(drop)
+}
+
+fn a_service_with_affinity_leads_to_one_endpoint_by_either_way() -> Result<()> {
+    let mesh = shared::mesh()?;
+    let scene = Scene::start(&mesh, "direct-affinity")?;
+    let more = ["second", "third"].map(|name| mesh.n1.pod(PodSpec::new("direct-affinity", name)));
+    let [second, third] = more;
+    let (second, third) = (second?, third?);
+    mesh.settle(&[&second, &third])?;
+    let _serving = [second.serve(8080)?, third.serve(8080)?];
+    let endpoints = [(&scene.server, true, ""), (&second, true, ""), (&third, true, "")];
+    let yaml = service("direct-affinity", ["10.96.0.42", "fd96::42"], &endpoints);
+    let yaml = yaml.replacen("\"spec\":{", "\"spec\":{\"sessionAffinity\":\"ClientIP\",", 1);
+    mesh.bed.manifests().put("direct-affinity", &yaml)?;
+    let vip = "10.96.0.42:80";
+    let mut reached = std::collections::BTreeSet::new();
+    // The first by the engine, the last by the kernel.
+    for round in 0.. {
+        let client = scene.client.dial(vip, &[]);
+        if let Ok((_, greeting)) = client?.answered() {
+            reached.insert(greeting.local.to_string());
+        }
+        if round >= 10 && scene.lines("direct")? >= 5 {
+            break;
+        }
+        ensure!(round < 100, "no connection to {vip} was direct");
+    }
+    ensure!(reached.len() == 1, "{reached:?}");
     Ok(())
 }
 

@@ -205,6 +205,7 @@ fn capture_options(config: &Config) -> Result<CaptureOptions> {
 fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions> {
     Ok(NodeOptions {
         node: config.node.name.clone(),
+        zone: config.node.zone.clone(),
         cgroup_mount: kernel::cgroup2_mount().context("the cgroup2 mount is gone")?,
         // Two missed stamps are forgiven.
         heartbeat: capture.engine_timeout / 3,

@@ -86,6 +86,8 @@ pub struct Opened {
 pub struct NodeOptions {
     /// `spec.nodeName` of the workloads that are ours.
     pub node: String,
+    /// Its zone: Services lead to endpoints of this zone first.
+    pub zone: String,
     /// The cgroup2 mount.
     pub cgroup_mount: PathBuf,
     /// How often the heartbeat is stamped.
@@ -214,6 +216,10 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                 self.sandboxes.forget(&uid);
             }
             Event::Synced => self.on_synced()?,
+            Event::Service(_)
+            | Event::ServiceGone(..)
+            | Event::EndpointSlice(_)
+            | Event::EndpointSliceGone(..) => self.direct.outdate_services(),
             _ => {}
         }
         // Last, so that whoever asks again because of it meets the workload as it is now.

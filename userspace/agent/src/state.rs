@@ -64,6 +64,15 @@ pub enum Target {
     Unknown,
 }
 
+/// Who asks for a Service, as far as it matters to the choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// The client's first address of the VIP's family.
+    pub client: Option<IpAddr>,
+    /// What the kernel has chosen for it.
+    pub choice: Option<SocketAddr>,
+}
+
 /// The node's view. Interior locks, never held across an await; every answer is an owned, cheap clone.
 #[derive(Debug)]
 pub struct State {
@@ -145,8 +154,14 @@ impl State {
     /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`.
     #[must_use]
     pub fn resolve(&self, address: IpAddr, port: u16, zone: &str, except: &[SocketAddr]) -> Target {
-        let to = SocketAddr::new(address, port);
-        match self.services.choose(to, zone, except, draw) {
+        self.resolve_for(Wish::default(), SocketAddr::new(address, port), zone, except)
+    }
+
+    /// The same for a client: its Service's affinity is honoured, and the kernel's choice for it kept while it is ready.
+    #[must_use]
+    pub fn resolve_for(&self, wish: Wish, to: SocketAddr, zone: &str, except: &[SocketAddr]) -> Target {
+        let (address, port) = (to.ip(), to.port());
+        match self.services.choose(to, zone, except, wish, draw) {
             Some(Choice::Endpoint(service, endpoint)) => self.endpoint(service, endpoint),
             Some(Choice::None(service)) => Target::NoEndpoint { service },
             None => match self.workloads.owner(address, port) {
@@ -161,6 +176,17 @@ impl State {
     #[must_use]
     pub fn target_port(&self, hostname: &str, port: u16, endpoint: IpAddr) -> Option<u16> {
         self.services.target_port(hostname, port, endpoint)
+    }
+
+    /// The ports of all VIPs that may lead from this zone to one of the endpoints that `is_here` says: each with whether a
+    /// client gets the same endpoint each time, and the endpoints from which one is chosen.
+    #[must_use]
+    pub fn candidates(
+        &self,
+        zone: &str,
+        is_here: impl Fn(SocketAddr) -> bool,
+    ) -> Vec<(SocketAddr, bool, Vec<SocketAddr>)> {
+        self.services.candidates(zone, is_here)
     }
 
     /// Asks the policy tables.

@@ -31,7 +31,7 @@ use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
 use crate::net::{arm, dial};
-use crate::state::Workload;
+use crate::state::{Wish, Workload};
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
 pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
@@ -83,6 +83,7 @@ struct Identified<'a> {
     /// The application's end.
     client: SocketAddr,
     destination: OriginalDst,
+    wish: Wish,
     /// Endpoints that have failed.
     failed: Vec<SocketAddr>,
 }
@@ -127,14 +128,16 @@ impl<'a> Session<'a> {
 
 impl<'a> Captured<'a> {
     fn identify(self) -> Result<Identified<'a>, Failure> {
-        let Origin { cgroup, destination, .. } = self.origin;
+        let Origin { cgroup, destination, choice } = self.origin;
         let local = self.session.sandbox.workload(cgroup).ok_or(Failure::UnknownCgroup(cgroup))?;
         let client = as_seen_outside(self.session.peer, &local.workload);
         self.session.outcome.learn(|parties| {
             parties.source.address = client;
             parties.source.workload = Some(Arc::clone(&local.workload));
         });
-        Ok(Identified { session: self.session, local, client, destination, failed: Vec::new() })
+        let of_family = |address: &&IpAddr| address.is_ipv4() == destination.ip().is_ipv4();
+        let wish = Wish { client: local.workload.addresses.iter().find(of_family).copied(), choice };
+        Ok(Identified { session: self.session, local, client, destination, wish, failed: Vec::new() })
     }
 }
 
@@ -142,10 +145,11 @@ impl<'a> Identified<'a> {
     fn resolve(self) -> Result<Resolved<'a>, Failure> {
         let Context { state, zone, .. } = self.session.context;
         let outcome = &self.session.outcome;
-        let route = Route::find(state, self.destination, zone, &self.failed).map_err(|service| {
-            outcome.learn(|parties| parties.service = Some(Arc::clone(&service)));
-            Failure::NoEndpoint(Arc::clone(&service.hostname), self.destination.port())
-        })?;
+        let route =
+            Route::find(state, self.destination, zone, self.wish, &self.failed).map_err(|service| {
+                outcome.learn(|parties| parties.service = Some(Arc::clone(&service)));
+                Failure::NoEndpoint(Arc::clone(&service.hostname), self.destination.port())
+            })?;
         outcome.learn(|parties| route.describe(parties));
         Ok(Resolved { identified: self, route })
     }

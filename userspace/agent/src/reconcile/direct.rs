@@ -7,7 +7,11 @@
 //! with them: what has lost its right is ended. Flows that are published under an older epoch after that are told of by the
 //! kernel, one by one.
 //!
+//! Which Services the kernel resolves by itself is settled in the same way (`services`).
+//!
 //! Only the reconciler's task is in here; what a workload's departure means for its flows is in `leaving`.
+
+mod services;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use self::services::Written;
 use super::{Door, Local, Reconciler, Sandboxes};
 use crate::addr::{CgroupId, ENGINE_PORTS, WorkloadUid};
 use crate::config::SameNode;
@@ -45,6 +50,10 @@ pub(super) struct Direct {
     unfit: HashSet<DirectRoute>,
     /// Answers may have changed since.
     outdated: Option<Instant>,
+    /// The Services that the kernel resolves.
+    services: Written,
+    /// They may have changed since.
+    services_outdated: Option<Instant>,
     /// Live flows could not be ended, or not be read.
     unsettled: bool,
 }
@@ -70,7 +79,13 @@ enum Refusal {
 impl Direct {
     /// When the settling is due at the latest.
     pub(super) fn settle_at(&self) -> Option<Instant> {
-        self.outdated.map(|since| since + SETTLED_WITHIN)
+        let since = self.outdated.into_iter().chain(self.services_outdated).min();
+        since.map(|since| since + SETTLED_WITHIN)
+    }
+
+    /// A Service, its endpoints, or who is captured here may have changed.
+    pub(super) fn outdate_services(&mut self) {
+        self.services_outdated.get_or_insert_with(Instant::now);
     }
 }
 
@@ -83,6 +98,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                 "this kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY): connections within the node go through the engine"
             );
         }
+        self.direct.outdate_services();
         self.outdate_direct();
     }
 
@@ -113,8 +129,15 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
 
     /// Asks for everything again: permits that were in use, and live flows.
     pub(super) fn settle_direct(&mut self) {
-        self.direct.outdated = None;
+        let answers = self.direct.outdated.take();
+        let services = self.direct.services_outdated.take();
         if !self.synced {
+            return;
+        }
+        if services.is_some() && self.direct.possible {
+            self.settle_services();
+        }
+        if answers.is_none() {
             return;
         }
         for (route, ends) in std::mem::take(&mut self.direct.permits) {

@@ -4,13 +4,14 @@
 //! remembers what it was asked. Nothing is decided here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use super::local::ReconcileError;
 use crate::addr::{CgroupId, NetnsCookie};
 use crate::kernel::{
-    CapturedWorkload, Cgroup, Direct, DirectFlow, DirectRoute, DirectServer, Kernel, KernelError,
-    SteeredListeners, netns_cookie,
+    CapturedWorkload, Cgroup, Direct, DirectFlow, DirectRoute, DirectServer, DirectService, Kernel,
+    KernelError, SteeredListeners, netns_cookie,
 };
 use crate::net::{self, Listeners, NetError, Netns};
 use crate::policy::Permit;
@@ -95,6 +96,16 @@ pub trait DirectDoor {
     /// # Errors
     /// As there.
     fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError>;
+    /// [`Direct::put_service`].
+    ///
+    /// # Errors
+    /// As there.
+    fn put_service(&mut self, vip: SocketAddr, service: &DirectService) -> Result<bool, KernelError>;
+    /// [`Direct::remove_service`].
+    ///
+    /// # Errors
+    /// As there.
+    fn remove_service(&mut self, vip: SocketAddr) -> Result<(), KernelError>;
     /// [`Direct::live`].
     ///
     /// # Errors
@@ -187,6 +198,14 @@ impl DirectDoor for Direct {
 
     fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError> {
         Direct::forbid(self, route)
+    }
+
+    fn put_service(&mut self, vip: SocketAddr, service: &DirectService) -> Result<bool, KernelError> {
+        Direct::put_service(self, vip, service)
+    }
+
+    fn remove_service(&mut self, vip: SocketAddr) -> Result<(), KernelError> {
+        Direct::remove_service(self, vip)
     }
 
     fn live(&self) -> Result<Vec<DirectFlow>, KernelError> {

@@ -71,6 +71,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         let sandbox = self.open.get_mut(&cookie).expect("it was opened above");
         sandbox.tenants.insert(local.workload.uid.clone());
         local.enter(cookie);
+        self.direct.outdate_services();
         Ok(Some(cookie))
     }
 

@@ -44,6 +44,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
 
     pub(super) fn leave_sandbox(&mut self, local: &mut Local) {
         let Some(cookie) = local.leave() else { return };
+        self.direct.outdate_services();
         if let Some(cgroup) = local.cgroup_id() {
             // While its namespace is still served: its flows are ended in there.
             self.withdraw_direct(&local.workload, cgroup);

@@ -3,6 +3,7 @@
 //! The kernel and the sandboxes are fakes that write what they are asked into one list; cgroups are directories.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
@@ -11,7 +12,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::SameNode;
-use crate::kernel::{CaptureState, CapturedWorkload, Cgroup, DirectRoute, DirectServer, KernelError};
+use crate::kernel::{
+    CaptureState, CapturedWorkload, Cgroup, DirectRoute, DirectServer, DirectService, KernelError,
+};
 use crate::net::NetError;
 use crate::policy::Permit;
 use crate::svid::{Authority, FetchError};
@@ -36,6 +39,7 @@ impl Scene {
         std::fs::create_dir(mount.path().join("web")).unwrap();
         let options = NodeOptions {
             node: "n1".into(),
+            zone: String::new(),
             cgroup_mount: mount.path().to_owned(),
             heartbeat: Duration::from_secs(1),
         };
@@ -111,6 +115,7 @@ struct FakeDirect {
     permits: HashMap<DirectRoute, u64>,
     used: HashSet<DirectRoute>,
     live: Vec<DirectFlow>,
+    services: HashMap<SocketAddr, DirectService>,
     /// No flow can be ended.
     out_of_reach: bool,
     /// What the access log will say of flows that were ended.
@@ -193,6 +198,14 @@ impl DirectDoor for FakeDoor {
     }
     fn forbid(&mut self, route: DirectRoute) -> Result<(), KernelError> {
         self.0.lock().direct.permits.remove(&route);
+        Ok(())
+    }
+    fn put_service(&mut self, vip: SocketAddr, service: &DirectService) -> Result<bool, KernelError> {
+        self.0.lock().direct.services.insert(vip, service.clone());
+        Ok(true)
+    }
+    fn remove_service(&mut self, vip: SocketAddr) -> Result<(), KernelError> {
+        self.0.lock().direct.services.remove(&vip);
         Ok(())
     }
     fn live(&self) -> Result<Vec<DirectFlow>, KernelError> {

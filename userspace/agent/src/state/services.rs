@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use self::routes::Routes;
+use super::Wish;
 use super::intern::ZonePool;
 use super::object::{EndpointSlice, Service};
 use super::table::{Address, AddressHasher, Table};
@@ -111,16 +112,38 @@ impl Services {
         vip: SocketAddr,
         zone: &str,
         except: &[SocketAddr],
+        wish: Wish,
         random: impl Fn(usize) -> usize,
     ) -> Option<Choice> {
         self.vips.with(&Address::of(vip.ip()), |routes| {
             let routes = routes?;
             let service = Arc::clone(&routes.service);
-            Some(match routes.choose(vip, zone, except, random) {
+            Some(match routes.choose(vip, zone, except, wish, random) {
                 Some(endpoint) => Choice::Endpoint(service, endpoint),
                 None => Choice::None(service),
             })
         })
+    }
+
+    /// See [`super::State::candidates`].
+    pub(super) fn candidates(
+        &self,
+        zone: &str,
+        is_here: impl Fn(SocketAddr) -> bool,
+    ) -> Vec<(SocketAddr, bool, Vec<SocketAddr>)> {
+        let mut found = Vec::new();
+        for vip in self.all().iter().flat_map(|service| service.vips.clone()) {
+            self.vips.with(&Address::of(vip), |routes| {
+                let Some(routes) = routes else { return };
+                for port in routes.ports() {
+                    let vip = SocketAddr::new(vip, port);
+                    if let Some(backends) = routes.candidates(vip, zone, &is_here) {
+                        found.push((vip, routes.service.affinity, backends));
+                    }
+                }
+            });
+        }
+        found
     }
 
     /// The target port at one endpoint, ready or not, of the Service with that hostname.

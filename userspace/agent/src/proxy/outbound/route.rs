@@ -10,7 +10,7 @@ use signet_identity::SpiffeId;
 use crate::addr::{HBONE_PORT, OriginalDst};
 use crate::proxy::failure::Failure;
 use crate::proxy::parties::{Parties, Path};
-use crate::state::{Service, State, Target, Workload};
+use crate::state::{Service, State, Target, Wish, Workload};
 
 /// A way to the destination.
 #[derive(Debug)]
@@ -49,9 +49,10 @@ impl Route {
         state: &State,
         destination: OriginalDst,
         zone: &str,
+        wish: Wish,
         except: &[SocketAddr],
     ) -> Result<Self, Arc<Service>> {
-        match state.resolve(destination.ip(), destination.port(), zone, except) {
+        match state.resolve_for(wish, destination.socket(), zone, except) {
             Target::Workload { workload, address, port, service } => {
                 Ok(to_workload(state, workload, SocketAddr::new(address, port), service))
             }

@@ -229,3 +229,49 @@ async fn a_predecessors_flows_are_looked_at_once_the_source_has_told_all() {
     assert!(!scene.is_live());
     assert_eq!(scene.entry(), Some(CaptureState::Redirect));
 }
+
+fn service(affinity: bool) -> Event {
+    Event::Service(crate::state::Service {
+        namespace: "ns".into(),
+        name: "web".into(),
+        hostname: "web.ns.svc.cluster.local".into(),
+        vips: vec!["10.96.0.1".parse().unwrap()],
+        ports: vec![crate::state::ServicePort { name: "http".into(), port: 80 }],
+        affinity,
+    })
+}
+
+fn endpoints(addresses: &[&str]) -> Event {
+    let endpoint = |address: &&str| crate::state::Endpoint {
+        address: address.parse().unwrap(),
+        ready: true,
+        zone: "".into(),
+    };
+    Event::EndpointSlice(crate::state::EndpointSlice {
+        namespace: "ns".into(),
+        name: "web-1".into(),
+        service: "web".into(),
+        ports: vec![crate::state::ServicePort { name: "http".into(), port: 8080 }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+    })
+}
+
+#[tokio::test]
+async fn the_kernel_resolves_services_that_have_an_endpoint_captured_here() {
+    let mut scene = scene();
+    let mut written = |events: Vec<Event>| {
+        events.into_iter().for_each(|event| scene.hear(event));
+        scene.reconciler.settle_direct();
+        scene.world.lock().direct.services.clone()
+    };
+    assert!(written(vec![service(false), endpoints(&["10.1.0.1"])]).is_empty(), "another node's alone");
+    let both = written(vec![endpoints(&["10.1.0.1", "10.0.0.1"])]);
+    let expected = DirectService {
+        affinity: false,
+        backends: vec!["10.0.0.1:8080".parse().unwrap(), "10.1.0.1:8080".parse().unwrap()],
+    };
+    assert_eq!(both, HashMap::from([("10.96.0.1:80".parse().unwrap(), expected)]));
+    let changed = written(vec![service(true)]);
+    assert!(changed.values().all(|service| service.affinity));
+    assert!(written(vec![Event::WorkloadGone(web().uid)]).is_empty(), "its endpoint here has left");
+}

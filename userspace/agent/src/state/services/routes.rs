@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::state::Wish;
+use crate::state::affinity::belonging;
 use crate::state::object::{EndpointSlice, Service};
 
 /// A Service and the endpoints that each of its ports can use now.
@@ -37,20 +39,66 @@ impl Routes {
     }
 
     /// One of the same zone where there is one, otherwise any, but none of `except`; `random(n)` gives an index below `n`.
-    /// An endpoint answers for a VIP of its own address family only, as with kube-proxy.
+    /// What the kernel has chosen is kept, and a Service with affinity gives a client the same one each time. An endpoint
+    /// answers for a VIP of its own address family only, as with kube-proxy.
     pub(super) fn choose(
         &self,
         vip: SocketAddr,
         zone: &str,
         except: &[SocketAddr],
+        wish: Wish,
         random: impl Fn(usize) -> usize,
     ) -> Option<SocketAddr> {
-        let (_, groups) = self.ports.iter().find(|(port, _)| *port == vip.port())?;
-        let ipv6 = vip.ip().to_canonical().is_ipv6();
-        let family = groups.iter().filter(|group| group.ipv6 == ipv6);
-        let near = family.clone().filter(|group| !zone.is_empty() && *group.zone == *zone);
+        let (near, family) = self.groups(vip, zone)?;
+        let is_ready = |choice: &SocketAddr| all(family.clone()).any(|ready| ready == *choice);
+        if let Some(choice) = wish.choice.filter(|choice| !except.contains(choice)).filter(is_ready) {
+            return Some(choice);
+        }
+        if let Some(client) = wish.client.filter(|_| self.service.affinity) {
+            let usable = |endpoints: Vec<SocketAddr>| {
+                let usable: Vec<_> = endpoints.into_iter().filter(|to| !except.contains(to)).collect();
+                belonging(client, &usable)
+            };
+            return usable(all(near).collect()).or_else(|| usable(all(family).collect()));
+        }
         pick(near, except, &random).or_else(|| pick(family, except, &random))
     }
+
+    /// The VIP's ports.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().map(|(port, _)| *port)
+    }
+
+    /// From which one is chosen, where one of them is as `is_here` says.
+    pub(super) fn candidates(
+        &self,
+        vip: SocketAddr,
+        zone: &str,
+        is_here: impl Fn(SocketAddr) -> bool,
+    ) -> Option<Vec<SocketAddr>> {
+        let (near, family) = self.groups(vip, zone)?;
+        let is_far = all(near.clone()).next().is_none();
+        let candidates = || near.clone().chain(family.clone().filter(|_| is_far));
+        all(candidates()).any(is_here).then(|| all(candidates()).collect())
+    }
+
+    /// The groups of the zone, and all of the VIP's family.
+    fn groups<'s>(
+        &'s self,
+        vip: SocketAddr,
+        zone: &str,
+    ) -> Option<(impl Iterator<Item = &'s Group> + Clone, impl Iterator<Item = &'s Group> + Clone)> {
+        let (_, groups) = self.ports.iter().find(|(port, _)| *port == vip.port())?;
+        let ipv6 = vip.ip().to_canonical().is_ipv6();
+        let family = groups.iter().filter(move |group| group.ipv6 == ipv6);
+        let near = family.clone().filter(move |group| !zone.is_empty() && *group.zone == *zone);
+        Some((near, family))
+    }
+}
+
+/// The endpoints of these groups.
+fn all<'a>(groups: impl Iterator<Item = &'a Group> + Clone) -> impl Iterator<Item = SocketAddr> {
+    groups.flat_map(|group| &group.endpoints).map(|(address, port)| SocketAddr::new(*address, *port))
 }
 
 /// By port name.
