@@ -21,6 +21,7 @@ use tracing::error;
 use self::bounded::Bounded;
 use self::socket::AdminSocket;
 use crate::config::Listen;
+use crate::discovery::Health;
 use crate::drain::Watch;
 use crate::kernel::Finding;
 use crate::proxy::connections::ConnectionView;
@@ -37,6 +38,8 @@ pub struct Sources {
     pub statuses: Statuses,
     /// The mesh.
     pub state: Arc<State>,
+    /// How the source is, where it is one that can be cut off.
+    pub source: Option<Health>,
     /// [`crate::svid::Store::certificates`].
     pub certificates: Read<CertificateView>,
     /// [`crate::proxy::connections::Connections::views`].

@@ -7,7 +7,7 @@
 
 mod proxies;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, About, Sources};
 use crate::config::{self, Ca, Config, Source};
-use crate::discovery::{DiscoveryOptions, Files};
+use crate::discovery::{DiscoveryOptions, Files, Health, Kubernetes, Origin};
 use crate::drain::{Drain, Watch};
 use crate::kernel::{self, CaptureOptions, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
@@ -123,11 +123,13 @@ impl Engine {
         let options = node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
-        let (source, events) = start_source(config, &mut registry, drain.clone())?;
+        let Started { task: source, events, health } =
+            start_source(config, &mut registry, drain.clone()).await?;
         let sources = Sources {
             about: about(config, started),
             statuses,
             state,
+            source: health,
             certificates: Box::new(move || svids.certificates()),
             connections: Box::new(move || [connections.views(), direct.views()].concat()),
             preflight: Box::new(move || kernel::preflight(&capture)),
@@ -193,8 +195,8 @@ fn capture_options(config: &Config) -> Result<CaptureOptions> {
         );
     }
     Ok(CaptureOptions {
+        pods_root: configured_pods_root(config, &cgroup_root)?,
         cgroup_root,
-        pods_root: capture.pods_root.clone(),
         pin_root: config.pin_root(),
         unknown_pods: capture.unknown_pods,
         unprotected: capture.unprotected,
@@ -202,14 +204,34 @@ fn capture_options(config: &Config) -> Result<CaptureOptions> {
     })
 }
 
+/// A cluster's pods are found by their cgroups, so their root must be known; elsewhere there need be none.
+fn configured_pods_root(config: &Config, cgroup_root: &Path) -> Result<Option<PathBuf>> {
+    match (&config.capture.pods_root, &config.source) {
+        (Some(root), _) => Ok(Some(root.clone())),
+        (None, Source::Files { .. }) => Ok(None),
+        (None, Source::Kubernetes { .. }) => kernel::find_pods_root(cgroup_root).map(Some).with_context(|| {
+            let root = cgroup_root.display();
+            format!("capture.podsRoot: kubelet's cgroup for pods is not found below {root}: start kubelet, or name it")
+        }),
+    }
+}
+
 fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions> {
+    let mount = kernel::cgroup2_mount().context("the cgroup2 mount is gone")?;
     Ok(NodeOptions {
         node: config.node.name.clone(),
         zone: config.node.zone.clone(),
-        cgroup_mount: kernel::cgroup2_mount().context("the cgroup2 mount is gone")?,
+        pods_root: pods_root(capture, &mount),
+        cgroup_mount: mount,
         // Two missed stamps are forgiven.
         heartbeat: capture.engine_timeout / 3,
     })
+}
+
+/// Relative to the mount.
+fn pods_root(capture: &CaptureOptions, mount: &Path) -> Option<PathBuf> {
+    let root = capture.cgroup_root.join(capture.pods_root.as_ref()?);
+    root.strip_prefix(mount).map(Path::to_owned).ok()
 }
 
 fn proxy_context(
@@ -262,27 +284,45 @@ fn svid_store(config: &Config, registry: &mut Registry) -> Result<Store> {
     })
 }
 
-fn start_source(
-    config: &Config,
-    registry: &mut Registry,
-    drain: Watch,
-) -> Result<(JoinHandle<()>, mpsc::Receiver<Event>)> {
+/// The source's task, what it says, and how it is where it can be cut off.
+struct Started {
+    task: JoinHandle<()>,
+    events: mpsc::Receiver<Event>,
+    health: Option<Health>,
+}
+
+async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) -> Result<Started> {
     let (events_tx, events) = mpsc::channel(1024);
-    let options = DiscoveryOptions {
+    match &config.source {
+        Source::Files { directory } => {
+            let options = discovery_options(config, Origin::Directory);
+            let files = Files::open(directory.clone(), options, registry)?;
+            Ok(Started { task: tokio::spawn(run_files(files, events_tx, drain)), events, health: None })
+        }
+        Source::Kubernetes { kubeconfig } => {
+            let options = discovery_options(config, Origin::Cluster { node: config.node.name.clone() });
+            let source = Kubernetes::open(kubeconfig.as_deref(), options, registry).await?;
+            let health = Some(source.health());
+            Ok(Started { task: tokio::spawn(source.run(events_tx, drain)), events, health })
+        }
+    }
+}
+
+fn discovery_options(config: &Config, origin: Origin) -> DiscoveryOptions {
+    DiscoveryOptions {
         trust_domain: config.mesh.trust_domain.clone(),
         cluster: config.mesh.cluster.clone(),
         cluster_domain: config.mesh.cluster_domain.clone(),
         root_namespace: config.mesh.root_namespace.clone(),
         same_node: config.mesh.same_node,
-    };
-    let Source::Files { directory } = &config.source;
-    let files = Files::open(directory.clone(), options, registry)?;
-    let task = tokio::spawn(async move {
-        if let Err(e) = files.run(events_tx, drain).await {
-            error!(error = %e, "source.files: what is known stays in force, changes are not seen: restart signetd");
-        }
-    });
-    Ok((task, events))
+        origin,
+    }
+}
+
+async fn run_files(files: Files, events: mpsc::Sender<Event>, drain: Watch) {
+    if let Err(e) = files.run(events, drain).await {
+        error!(error = %e, "source.files: what is known stays in force, changes are not seen: restart signetd");
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -64,6 +64,12 @@ pub enum Source {
         /// The directory.
         directory: PathBuf,
     },
+    /// An API server.
+    Kubernetes {
+        /// How to reach it; absent in a pod, which has a token and knows where it is.
+        #[serde(default)]
+        kubeconfig: Option<PathBuf>,
+    },
 }
 
 /// `ca`: exactly one.

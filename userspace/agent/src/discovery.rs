@@ -1,9 +1,9 @@
 //! The sources of workloads, services and policy: each converts at its door into [`crate::state::Event`]s.
 //!
-//! One source so far, `files`. The conversion of the objects ([`convert`]) knows nothing of where they come from, so that
-//! the API server can feed the same one. Pods and Services are taken as Kubernetes defines them, unknown fields
-//! ignored; in policies an unknown field is an error, because a misspelt `princpals` must not widen a policy. A policy
-//! that cannot be understood keeps its last good version; without one, [`failsafe`] denies in its place.
+//! Two sources, `files` and `kubernetes`, feed the same conversion ([`known`], [`convert`]) with changes of single
+//! objects. Pods and Services are taken as Kubernetes defines them, unknown fields ignored; in policies an unknown field
+//! is an error, because a misspelt `princpals` must not widen a policy. A policy that cannot be understood keeps its last
+//! good version; without one, [`failsafe`] denies in its place.
 //!
 //! It decides nothing: which workload is captured where, and what a policy means for a flow, is for other floors.
 
@@ -15,10 +15,13 @@ mod convert;
 mod endpoint_slice;
 mod enrolment;
 mod failsafe;
+mod faults;
 mod files;
 mod istio;
 mod known;
+mod kubernetes;
 mod matches;
+mod naming;
 mod owner;
 mod peer_authentication;
 mod pod;
@@ -33,6 +36,7 @@ use signet_identity::TrustDomain;
 use crate::config::SameNode;
 
 pub use files::Files;
+pub use kubernetes::{ClientError, Health, Kubernetes};
 
 /// What a source needs to know, from `config`.
 #[derive(Clone, Debug)]
@@ -47,4 +51,25 @@ pub struct DiscoveryOptions {
     pub root_namespace: String,
     /// How workloads of one node talk, where nobody says.
     pub same_node: SameNode,
+    /// Who has written the objects.
+    pub origin: Origin,
+}
+
+/// Who has written the objects, as far as it matters for what they mean.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// The owner of this machine: annotations name cgroups, and a Namespace that is not there enrols nobody.
+    Directory,
+    /// An API server's users. It has a Namespace for every pod, so a pod waits for it.
+    Cluster {
+        /// The node that is this one.
+        node: String,
+    },
+}
+
+impl Origin {
+    /// Pods bound to `node` are run by this machine's kubelet.
+    fn binds_to(&self, node: &str) -> bool {
+        matches!(self, Self::Cluster { node: own } if own == node)
+    }
 }

@@ -14,7 +14,8 @@
 //! | `direct` | permits, Services, and the flows that go past the engine |
 //! | `events` | what the kernel tells on its own |
 //! | `log` | the programs' own log lines |
-//! | `cgroup`, `netns`, `diag`, `listening`, `clock` | cgroup directories, namespace cookies, the kernel's list of sockets, who listens where, its clock |
+//! | `cgroup`, `pods` | cgroup directories, and which one is a pod's |
+//! | `netns`, `diag`, `listening`, `clock` | namespace cookies, the kernel's list of sockets, who listens where, its clock |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 
 use std::fs::File;
@@ -48,6 +49,7 @@ mod metrics;
 mod netns;
 mod object;
 mod origins;
+mod pods;
 mod preflight;
 mod programs;
 mod steering;
@@ -61,6 +63,7 @@ pub use events::KernelEvent;
 pub use netns::netns_cookie;
 pub use object::Claim;
 pub use origins::{Origin, Origins};
+pub use pods::{find_pods_root, pod_cgroups};
 pub use preflight::{Finding, preflight};
 
 use link::AttachType;

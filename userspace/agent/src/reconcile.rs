@@ -90,6 +90,8 @@ pub struct NodeOptions {
     pub zone: String,
     /// The cgroup2 mount.
     pub cgroup_mount: PathBuf,
+    /// Where kubelet makes the pods' cgroups, relative to the mount.
+    pub pods_root: Option<PathBuf>,
     /// How often the heartbeat is stamped.
     pub heartbeat: Duration,
 }
@@ -210,7 +212,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             self.outdate_direct();
         }
         match event {
-            Event::Workload(workload) => self.on_workload(before.as_deref(), Arc::from(workload)),
+            Event::Workload(workload) => self.on_workload(before.as_deref(), workload),
             Event::WorkloadGone(uid) => {
                 self.drop_local(&uid, Leaving::Gone);
                 self.sandboxes.forget(&uid);
@@ -242,7 +244,8 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         if self.locals.get(&uid).is_some_and(|l| l.must_restart(&workload)) {
             self.drop_local(&uid, Leaving::Changed);
         }
-        let local = self.locals.entry(uid.clone()).or_insert_with(|| Local::new(workload.clone()));
+        let local =
+            self.locals.entry(uid.clone()).or_insert_with(|| Local::new(workload.clone(), &self.options));
         local.workload = workload;
         local.retry_now();
         self.advance(&uid);
@@ -305,7 +308,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             self.locals.values().filter(|l| l.lives_at(path)).map(|l| l.workload.clone()).collect();
         for workload in gone {
             self.drop_local(&workload.uid, Leaving::Gone);
-            self.locals.insert(workload.uid.clone(), Local::new(workload.clone()));
+            self.locals.insert(workload.uid.clone(), Local::new(workload.clone(), &self.options));
             self.advance(&workload.uid);
         }
     }

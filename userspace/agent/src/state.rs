@@ -15,13 +15,16 @@ use parking_lot::{Mutex, RwLock};
 use crate::addr::WorkloadUid;
 use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permit, PolicySet, Shadow};
 
-use self::intern::{WorkloadPool, ZonePool};
+use self::intern::ZonePool;
 use self::services::{Choice, Services};
 use self::table::AddressHasher;
 use self::workloads::Workloads;
 
 pub use self::affinity::belonging;
-pub use self::object::{ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, Workload};
+pub use self::intern::WorkloadPool;
+pub use self::object::{
+    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, Workload,
+};
 
 mod affinity;
 mod intern;
@@ -236,8 +239,8 @@ impl State {
 
     /// A new workload has no connections whose answer could change; one that changes in what policies look at has. The
     /// epoch changes after the workload: whoever asks in between is asked again.
-    fn put_workload(&self, workload: &Workload, pool: &mut WorkloadPool) {
-        let (old, new) = self.workloads.put(workload.clone(), pool);
+    fn put_workload(&self, workload: &Arc<Workload>, pool: &mut WorkloadPool) {
+        let (old, new) = self.workloads.put(Arc::clone(workload), pool);
         if old.is_some_and(|old| seen_by_policies(&old) != seen_by_policies(&new)) {
             self.policies.write().invalidate();
         }

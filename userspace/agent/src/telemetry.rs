@@ -73,7 +73,8 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
     if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
         return Err(refused(format!("{word:?} is no level (off, error, warn, info, debug, trace)")));
     }
-    EnvFilter::try_new(filter).map_err(|e| refused(e.to_string()))
+    // The source says itself, once, that its API server is away; its client says so at every attempt.
+    EnvFilter::try_new(format!("kube_client=off,{filter}")).map_err(|e| refused(e.to_string()))
 }
 
 /// A registry that holds `istio_build{component, tag}`, and the metrics of the process and its tokio runtime. Call it

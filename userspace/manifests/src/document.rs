@@ -44,11 +44,11 @@ impl fmt::Display for ObjectKey {
 
 /// What is wrong with a document, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file} line {line}: {}{field}: {reason}", object_prefix(.object.as_deref()))]
+#[error("{file}{}: {}{field}: {reason}", line_suffix(*.line), object_prefix(.object.as_deref()))]
 pub struct DocumentError {
-    /// The file's name in its directory.
+    /// The file's name in its directory, or `API server`.
     pub file: Arc<str>,
-    /// The line its document begins at, from 1.
+    /// The line its document begins at, from 1; 0 where there are no lines.
     pub line: u64,
     /// Kind, namespace and name of the object, where so much of it could be read.
     pub object: Option<String>,
@@ -56,6 +56,11 @@ pub struct DocumentError {
     pub field: String,
     /// What it should be.
     pub reason: String,
+}
+
+/// A file has lines, an API server has none.
+fn line_suffix(line: u64) -> String {
+    if line == 0 { String::new() } else { format!(" line {line}") }
 }
 
 fn object_prefix(object: Option<&str>) -> String {
@@ -84,6 +89,18 @@ impl Place {
 }
 
 impl Document {
+    /// An object that came from an API server, which says apart from it what it is.
+    ///
+    /// # Errors
+    /// It is no legal object.
+    pub fn received(api_version: &str, kind: &str, mut value: Value) -> Result<Self, DocumentError> {
+        if let Value::Object(fields) = &mut value {
+            fields.insert("apiVersion".into(), api_version.into());
+            fields.insert("kind".into(), kind.into());
+        }
+        Self::new(Place { file: API_SERVER.into(), line: 0, index: 0 }, value)
+    }
+
     /// Checks what every object must have.
     pub(crate) fn new(place: Place, value: Value) -> Result<Self, DocumentError> {
         let api_version = text(&place, &value, "/apiVersion")?.to_owned();
@@ -191,6 +208,9 @@ fn check_name(place: &Place, field: &str, name: &str) -> Result<(), DocumentErro
     Ok(())
 }
 
+/// Where an object stands that came from one.
+const API_SERVER: &str = "API server";
+
 /// The cluster-scoped kinds that Signet reads; for others the namespace of the key does not matter to anybody.
 const CLUSTER_SCOPED: [&str; 2] = ["Namespace", "Node"];
 
@@ -225,6 +245,15 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_object_of_an_api_server_is_what_it_was_asked_for_as() {
+        let forged = json!({"kind": "Node", "metadata": {"name": "a", "namespace": "x"}, "spec": 1});
+        let document = Document::received("v1", "Pod", forged).unwrap();
+        assert_eq!(document.key().to_string(), "Pod x/a");
+        let error = document.error("spec", "is odd").to_string();
+        assert_eq!(error, "API server: Pod x/a: spec: is odd");
     }
 
     #[test]

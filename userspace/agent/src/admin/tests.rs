@@ -20,6 +20,7 @@ fn sources() -> Arc<Sources> {
         },
         statuses: Statuses::default(),
         state: Arc::new(State::new("istio-system")),
+        source: None,
         certificates: Box::new(Vec::new),
         connections: Box::new(Vec::new),
         preflight: Box::new(|| vec![Finding { name: "btf".into(), ok: true, detail: "found".into() }]),

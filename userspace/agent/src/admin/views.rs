@@ -133,7 +133,9 @@ pub(super) fn status(sources: &Sources) -> StatusView {
 
 /// Whether pods may be started here. A workload that fails is its own trouble and does not make the node unready.
 pub(super) fn readiness(sources: &Sources) -> ReadinessView {
-    let conditions = vec![capture_condition(sources.statuses.attached())];
+    let mut conditions = vec![capture_condition(sources.statuses.attached())];
+    // Cut off from its source a node goes on with what it knows: pods may still be started.
+    conditions.extend(source_finding(sources).map(|finding| Finding { ok: true, ..finding }));
     ReadinessView { ready: conditions.iter().all(|condition| condition.ok), conditions }
 }
 
@@ -165,7 +167,8 @@ pub(super) fn policies(sources: &Sources) -> Vec<PolicyView> {
 /// What the machine lacks, and what does not work right now.
 pub(super) fn check(sources: &Sources) -> Vec<Finding> {
     let mut findings = (sources.preflight)();
-    findings.extend(readiness(sources).conditions);
+    findings.push(capture_condition(sources.statuses.attached()));
+    findings.extend(source_finding(sources));
     findings.push(workload_finding(&sources.statuses.all()));
     findings.push(certificate_finding(sources));
     findings.push(policy_finding(&policies(sources)));
@@ -196,6 +199,11 @@ fn capture_condition(attached: bool) -> Finding {
         "waiting for the source's first pass: is `source` right, can it be read?"
     };
     finding("capture", attached, detail.into())
+}
+
+fn source_finding(sources: &Sources) -> Option<Finding> {
+    let (ok, detail) = sources.source.as_ref()?.summary();
+    Some(finding("source", ok, detail))
 }
 
 fn workload_view(workload: &Workload, local: Option<&LocalStatus>) -> WorkloadView {

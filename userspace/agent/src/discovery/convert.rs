@@ -2,23 +2,24 @@
 
 use signet_manifests::{Document, DocumentError};
 
-use crate::discovery::surroundings::Surroundings;
 use crate::discovery::{
-    authorization, endpoint_slice, failsafe, peer_authentication, pod, service, workload_entry,
+    DiscoveryOptions, authorization, endpoint_slice, failsafe, peer_authentication, pod, service,
+    workload_entry,
 };
 use crate::state::Event;
 
-/// Converts a document; `None` where it means nothing to the mesh (now).
+/// Converts a document; `None` where it means nothing to the mesh (now). A workload does not have yet what its Namespace
+/// and Node say of it.
 pub(crate) fn convert(
     document: &Document,
-    surroundings: &Surroundings,
+    options: &DiscoveryOptions,
 ) -> Result<Option<Event>, DocumentError> {
-    let domain = &surroundings.options.cluster_domain;
+    let domain = &options.cluster_domain;
     let key = document.key();
     Ok(match (&*key.group, &*key.kind) {
-        ("", "Pod") => pod::workload(document, surroundings)?.map(|w| Event::Workload(Box::new(w))),
+        ("", "Pod") => pod::workload(document, options)?.map(|workload| Event::Workload(workload.into())),
         ("networking.istio.io", "WorkloadEntry") => {
-            workload_entry::workload(document, surroundings)?.map(|w| Event::Workload(Box::new(w)))
+            workload_entry::workload(document, options)?.map(|workload| Event::Workload(workload.into()))
         }
         ("", "Service") => service::service(document, domain)?.map(Event::Service),
         ("discovery.k8s.io", "EndpointSlice") => {
@@ -28,7 +29,7 @@ pub(crate) fn convert(
             Some(Event::Authorization(Box::new(authorization::policy(document)?)))
         }
         ("security.istio.io", "PeerAuthentication") => {
-            let root = &surroundings.options.root_namespace;
+            let root = &options.root_namespace;
             Some(Event::PeerAuthentication(Box::new(peer_authentication::policy(document, root)?)))
         }
         _ => None,
@@ -46,10 +47,9 @@ pub(crate) fn failsafe(document: &Document, error: &DocumentError) -> Option<Eve
     None
 }
 
-/// The event that takes back what `event` told.
+/// The event that takes back what `event` told of anything but a workload.
 pub(crate) fn gone(event: &Event) -> Option<Event> {
     Some(match event {
-        Event::Workload(workload) => Event::WorkloadGone(workload.uid.clone()),
         Event::Service(service) => Event::ServiceGone(service.namespace.clone(), service.name.clone()),
         Event::EndpointSlice(slice) => Event::EndpointSliceGone(slice.namespace.clone(), slice.name.clone()),
         Event::Authorization(policy) => {

@@ -4,16 +4,17 @@
 //! would have forbidden. Such a file is told by its text, so that a broken Pod holds nobody up. Once synced, a broken
 //! file keeps its last good content.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
-use signet_manifests::{Directory, Fault, OpenError, Snapshot, WatchError};
+use signet_manifests::{Directory, Document, Fault, ObjectKey, OpenError, Snapshot, WatchError};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::discovery::DiscoveryOptions;
-use crate::discovery::known::Known;
+use crate::discovery::known::{Change, Known};
+use crate::discovery::{DiscoveryOptions, faults};
 use crate::drain::Watch;
 use crate::state::Event;
 use crate::telemetry::Registry;
@@ -22,6 +23,7 @@ use crate::telemetry::Registry;
 #[derive(Debug)]
 pub struct Files {
     watch: signet_manifests::Watch,
+    differences: Differences,
     known: Known,
     synced: bool,
     /// The faults that the log has already told.
@@ -40,13 +42,15 @@ impl Files {
         registry: &mut Registry,
     ) -> Result<Self, OpenError> {
         let watch = Directory::open(directory)?.watch()?;
-        let faults = Gauge::default();
-        registry.register(
-            "signet_source_faults",
-            "Files and documents of the source that cannot be taken as they are",
-            faults.clone(),
-        );
-        Ok(Self { watch, known: Known::new(options), synced: false, logged: BTreeSet::new(), faults })
+        let faults = faults::register(registry);
+        Ok(Self {
+            watch,
+            differences: Differences::default(),
+            known: Known::new(options),
+            synced: false,
+            logged: BTreeSet::new(),
+            faults,
+        })
     }
 
     /// Sends everything, then `Synced`, then changes as they happen, until the drain begins or nobody listens. A broken
@@ -72,15 +76,15 @@ impl Files {
     }
 
     fn pass(&mut self, snapshot: &Snapshot) -> Vec<Event> {
-        let mut changes = self.known.update(snapshot);
+        let mut events = self.known.update(self.differences.since_last(snapshot));
         let files = snapshot.faults.iter().map(|fault| fault.error.to_string());
-        self.log_faults(files.chain(changes.faults.iter().map(ToString::to_string)).collect());
-        changes.events.iter().for_each(log_warnings);
+        self.log_faults(files.chain(self.known.faults().map(ToString::to_string)).collect());
+        events.iter().for_each(log_warnings);
         if !self.synced && is_complete(snapshot) {
             self.synced = true;
-            changes.events.push(Event::Synced);
+            events.push(Event::Synced);
         }
-        changes.events
+        events
     }
 
     /// Each fault is told once when it comes and once when it goes.
@@ -96,6 +100,29 @@ impl Files {
     }
 }
 
+/// From a directory's snapshots to what has changed between them.
+#[derive(Debug, Default)]
+pub(crate) struct Differences {
+    last: HashMap<ObjectKey, Arc<Document>>,
+}
+
+impl Differences {
+    /// A document that was not read anew is the same `Arc`.
+    pub(crate) fn since_last(&mut self, snapshot: &Snapshot) -> Vec<Change> {
+        let mut before = std::mem::take(&mut self.last);
+        let mut changes = Vec::new();
+        for document in &snapshot.documents {
+            let known = before.remove(document.key());
+            if known.is_none_or(|known| !Arc::ptr_eq(&known, document)) {
+                changes.push(Change::Put(document.clone()));
+            }
+            self.last.insert(document.key().clone(), document.clone());
+        }
+        changes.extend(before.into_keys().map(Change::Gone));
+        changes
+    }
+}
+
 /// Whether every policy of the directory is known, or stood in for.
 fn is_complete(snapshot: &Snapshot) -> bool {
     let missing = |fault: &&Fault| !fault.last_good && POLICY_KINDS.iter().any(|kind| fault.may_hold(kind));
@@ -108,7 +135,8 @@ fn is_complete(snapshot: &Snapshot) -> bool {
     }
 }
 
-fn log_warnings(event: &Event) {
+/// Says what of a policy is not kept.
+pub(crate) fn log_warnings(event: &Event) {
     let (namespace, name, warnings) = match event {
         Event::Authorization(policy) => (&policy.namespace, &policy.name, &policy.warnings),
         Event::PeerAuthentication(policy) => (&policy.namespace, &policy.name, &policy.warnings),

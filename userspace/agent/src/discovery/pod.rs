@@ -2,8 +2,8 @@
 //!
 //! A pod is a workload from the moment it has an address until it has finished. One that is being deleted still runs,
 //! for as long as its grace period, and must not fall out of the mesh meanwhile: that no new connection is sent to it is
-//! for the EndpointSlices to say. Its cgroup comes from an annotation here; where the kernel's cgroup names carry the
-//! pod's uid, that is for others to find.
+//! for the EndpointSlices to say. One that the API server has bound to this node is a workload even before it has an
+//! address: kubelet tells the address up to a second after the pod's first process runs, and that one may connect.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,15 +11,14 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use signet_manifests::{Document, DocumentError};
 
-use crate::addr::WorkloadUid;
-use crate::discovery::surroundings::Surroundings;
-use crate::discovery::{addresses, cgroup, owner};
+use crate::discovery::surroundings::legal;
+use crate::discovery::{DiscoveryOptions, addresses, cgroup, naming, owner};
 use crate::state::{ContainerPort, Workload};
 
-/// The workload; `None` while the pod has no address, and when it has ended.
+/// The workload, as far as the pod alone says it; `None` while it has no address, and when it has ended.
 pub(crate) fn workload(
     document: &Document,
-    surroundings: &Surroundings,
+    options: &DiscoveryOptions,
 ) -> Result<Option<Workload>, DocumentError> {
     let pod: Pod = document.parse()?;
     let (spec, status) = (pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
@@ -32,34 +31,35 @@ pub(crate) fn workload(
     })?;
     let addresses = addresses(document, &status)?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if addresses.is_empty() || ended {
+    let node = spec.node_name.as_deref().unwrap_or_default();
+    if ended || (addresses.is_empty() && !options.origin.binds_to(node)) {
         return Ok(None);
     }
     let key = document.key();
     let labels = metadata.labels.clone().unwrap_or_default();
+    legal(document, &labels)?;
     let service_account =
         spec.service_account_name.as_deref().filter(|sa| !sa.is_empty()).unwrap_or("default");
-    let node = spec.node_name.as_deref().unwrap_or_default();
     let (workload_name, workload_type) = owner::workload(metadata, &key.name);
     Ok(Some(Workload {
-        uid: WorkloadUid::new(surroundings.uid(document, uid)),
+        uid: naming::uid(document, options, uid),
         name: key.name.clone(),
         namespace: key.namespace.clone(),
         service_account: service_account.into(),
-        identity: surroundings.identity(document, service_account)?,
+        identity: naming::identity(document, options, service_account)?,
         node: node.into(),
-        zone: surroundings.zone(node, &labels),
-        cluster: surroundings.options.cluster.as_str().into(),
+        zone: "".into(),
+        cluster: options.cluster.as_str().into(),
         addresses,
         host_network: spec.host_network == Some(true),
-        enrolled: surroundings.enrolled(document, &labels)?,
-        same_node: surroundings.same_node(document, &labels)?,
+        enrolled: false,
+        same_node: options.same_node,
         ports: ports(document, &spec)?,
         canonical_name: owner::canonical_name(&labels, &workload_name).into(),
         canonical_revision: owner::canonical_revision(&labels).into(),
         workload_name: workload_name.into(),
         workload_type: workload_type.into(),
-        cgroup: cgroup::path(document, metadata.annotations.as_ref())?,
+        cgroup: cgroup::of_pod(document, metadata, node, options)?,
         labels: Arc::new(labels),
     }))
 }

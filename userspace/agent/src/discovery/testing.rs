@@ -6,7 +6,7 @@ use signet_identity::TrustDomain;
 use signet_manifests::{Directory, Document, Snapshot};
 
 use crate::config::SameNode;
-use crate::discovery::DiscoveryOptions;
+use crate::discovery::{DiscoveryOptions, Origin};
 
 /// What a directory with this one file says.
 pub(crate) fn snapshot(yaml: &str) -> Snapshot {
@@ -32,5 +32,6 @@ pub(crate) fn options() -> DiscoveryOptions {
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         same_node: SameNode::Direct,
+        origin: Origin::Directory,
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use signet_manifests::{Document, DocumentError};
 
-use crate::addr::WorkloadUid;
 use crate::discovery::istio::{Resource, WorkloadEntrySpec};
-use crate::discovery::surroundings::Surroundings;
-use crate::discovery::{addresses, cgroup, owner};
+use crate::discovery::surroundings::legal;
+use crate::discovery::{DiscoveryOptions, Origin, addresses, cgroup, naming, owner};
 use crate::state::{ContainerPort, Workload};
 
-/// The workload; `None` where the entry's address is a name or a socket, not an IP address.
+/// The workload, as far as the entry alone says it; `None` where its address is a name or a socket, not an IP address.
+/// Its zone is empty where it has no locality.
 pub(crate) fn workload(
     document: &Document,
-    surroundings: &Surroundings,
+    options: &DiscoveryOptions,
 ) -> Result<Option<Workload>, DocumentError> {
     let entry: Resource<WorkloadEntrySpec> = document.parse()?;
     let spec = entry.spec.unwrap_or_default();
@@ -27,29 +27,33 @@ pub(crate) fn workload(
     let key = document.key();
     let mut labels = spec.labels;
     labels.extend(entry.metadata.labels.unwrap_or_default());
+    legal(document, &labels)?;
     let annotations = entry.metadata.annotations.unwrap_or_default();
     let node = annotations.get(NODE).or_else(|| labels.get(NODE)).cloned().unwrap_or_default();
     let service_account = Some(spec.service_account).filter(|sa| !sa.is_empty());
     let service_account = service_account.as_deref().unwrap_or("default");
     Ok(Some(Workload {
-        uid: WorkloadUid::new(surroundings.uid(document, &entry.metadata.uid.unwrap_or_default())),
+        uid: naming::uid(document, options, &entry.metadata.uid.unwrap_or_default()),
         name: key.name.clone(),
         namespace: key.namespace.clone(),
         service_account: service_account.into(),
-        identity: surroundings.identity(document, service_account)?,
+        identity: naming::identity(document, options, service_account)?,
         node: node.as_str().into(),
-        zone: zone(&spec.locality).map_or_else(|| surroundings.zone(&node, &labels), Into::into),
-        cluster: surroundings.options.cluster.as_str().into(),
+        zone: zone(&spec.locality).unwrap_or_default().into(),
+        cluster: options.cluster.as_str().into(),
         addresses: vec![addresses::unicast(document, "spec.address", &spec.address)?],
         host_network: true,
-        enrolled: surroundings.enrolled(document, &labels)?,
-        same_node: surroundings.same_node(document, &labels)?,
+        enrolled: false,
+        same_node: options.same_node,
         ports: ports(document, &spec.ports)?,
         workload_name: key.name.clone(),
         workload_type: "pod".into(),
         canonical_name: owner::canonical_name(&labels, &key.name).into(),
         canonical_revision: owner::canonical_revision(&labels).into(),
-        cgroup: cgroup::path(document, Some(&annotations))?,
+        cgroup: match options.origin {
+            Origin::Directory => cgroup::annotated(document, Some(&annotations))?,
+            Origin::Cluster { .. } => None,
+        },
         labels: Arc::new(labels),
     }))
 }

@@ -212,7 +212,7 @@ impl Pod {
     /// Tells of its workloads.
     pub(crate) fn events(&self) -> Vec<Event> {
         let workloads = self.sandbox.workloads.read();
-        workloads.values().map(|local| Event::Workload(Box::new((*local.workload).clone()))).collect()
+        workloads.values().map(|local| Event::Workload(Arc::clone(&local.workload))).collect()
     }
 }
 

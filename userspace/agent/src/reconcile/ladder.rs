@@ -25,12 +25,12 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
     }
 
     fn climb(&mut self, local: &mut Local) -> Result<Phase, ReconcileError> {
-        if local.workload.cgroup.is_none() {
+        if !local.is_placed() {
             return Ok(Phase::CgroupUnknown);
         }
-        let Some(cgroup) = local.open_cgroup(&self.options.cgroup_mount, &self.wake_tx)? else {
-            return Ok(Phase::WaitingForCgroup);
-        };
+        let tenant = |cgroup| self.tenant_of(cgroup);
+        let opened = local.open_cgroup(&self.options.cgroup_mount, &self.wake_tx, tenant)?;
+        let Some(cgroup) = opened else { return Ok(Phase::WaitingForCgroup) };
         if !local.workload.enrolled {
             self.capture(local, cgroup.id(), CaptureState::Bypass)?;
             return Ok(Phase::Bypassed);

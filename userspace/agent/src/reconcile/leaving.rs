@@ -7,7 +7,7 @@ use tracing::{error, warn};
 
 use super::local::Local;
 use super::{Door, ReconcileError, Reconciler, Sandboxes};
-use crate::addr::{NetnsCookie, WorkloadUid};
+use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::kernel::CaptureState;
 
 /// Why a workload goes down the ladder.
@@ -26,6 +26,12 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         self.release_cgroup(&mut local, leaving);
         self.leave_sandbox(&mut local);
         self.statuses.remove(uid);
+    }
+
+    /// The workload whose cgroup this is.
+    pub(super) fn tenant_of(&self, cgroup: CgroupId) -> Option<WorkloadUid> {
+        let tenant = self.locals.values().find(|local| local.cgroup_id() == Some(cgroup));
+        tenant.map(|local| local.workload.uid.clone())
     }
 
     fn release_cgroup(&mut self, local: &mut Local, leaving: Leaving) {

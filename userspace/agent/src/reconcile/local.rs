@@ -3,7 +3,7 @@
 //! Everything that must end with the workload is owned here (the SVID claim, the cgroup watcher), so dropping a
 //! [`Local`] ends it. It decides nothing about others: sandboxes are shared, and belong to the reconciler.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
-use crate::kernel::{CapturedWorkload, Cgroup, KernelError};
+use crate::kernel::{CapturedWorkload, Cgroup, KernelError, pod_cgroups};
 use crate::net::NetError;
-use crate::state::Workload;
+use crate::state::{CgroupName, Workload};
 use crate::svid::{Credentials, Store, Tracked};
 
+use super::NodeOptions;
 use super::status::Phase;
 
 /// Why a workload did not get up a rung.
@@ -32,12 +33,17 @@ pub enum ReconcileError {
     /// Its network namespace could not be told from others.
     #[error("cannot read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14 or newer): {0}")]
     Cookie(std::io::Error),
+    /// Two objects say that they are the same processes.
+    #[error("{0} has its cgroup already: the two cannot be told apart, so it is not captured")]
+    Taken(WorkloadUid),
 }
 
 /// A workload of this node.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) workload: Arc<Workload>,
+    /// Where its cgroup can be; none where nothing says it.
+    places: Vec<PathBuf>,
     cgroup: Option<Arc<Cgroup>>,
     watcher: Option<Watcher>,
     tracked: Option<Tracked>,
@@ -49,8 +55,9 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(workload: Arc<Workload>) -> Self {
+    pub(super) fn new(workload: Arc<Workload>, node: &NodeOptions) -> Self {
         Self {
+            places: places(&workload, node.pods_root.as_deref()),
             workload,
             cgroup: None,
             watcher: None,
@@ -73,11 +80,16 @@ impl Local {
     }
 
     pub(super) fn lives_at(&self, path: &Path) -> bool {
-        self.workload.cgroup.as_deref().is_some_and(|c| Path::new(c) == path)
+        self.places.iter().any(|place| place == path)
     }
 
     pub(super) fn cgroup_id(&self) -> Option<CgroupId> {
         self.cgroup.as_ref().map(|c| c.id())
+    }
+
+    /// Whether anything says which cgroup is its.
+    pub(super) fn is_placed(&self) -> bool {
+        !self.places.is_empty()
     }
 
     /// It may have a cgroup, and we do not know which: none is named, or the named one could not be opened.
@@ -85,24 +97,35 @@ impl Local {
         self.cgroup.is_none() && self.phase != Some(Phase::WaitingForCgroup)
     }
 
-    /// Opens the cgroup and watches its population; `None` while it does not exist.
+    /// Opens the cgroup and watches its population; `None` while it does not exist. `tenant` says whose it is already:
+    /// it can be one workload's alone.
     pub(super) fn open_cgroup(
         &mut self,
         mount: &Path,
         wake: &mpsc::Sender<WorkloadUid>,
+        tenant: impl Fn(CgroupId) -> Option<WorkloadUid>,
     ) -> Result<Option<Arc<Cgroup>>, ReconcileError> {
         if let Some(cgroup) = &self.cgroup {
             return Ok(Some(cgroup.clone()));
         }
-        let Some(relative) = &self.workload.cgroup else { return Ok(None) };
-        let cgroup = match Cgroup::open(mount, Path::new(&**relative)) {
-            Ok(cgroup) => Arc::new(cgroup),
-            Err(error) if error.is_missing() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(cgroup) = self.find_cgroup(mount)? else { return Ok(None) };
+        if let Some(tenant) = tenant(cgroup.id()) {
+            return Err(ReconcileError::Taken(tenant));
+        }
         self.watcher = Some(Watcher::spawn(cgroup.clone(), self.workload.uid.clone(), wake.clone()));
         self.cgroup = Some(cgroup.clone());
         Ok(Some(cgroup))
+    }
+
+    fn find_cgroup(&self, mount: &Path) -> Result<Option<Arc<Cgroup>>, ReconcileError> {
+        for place in &self.places {
+            match Cgroup::open(mount, place) {
+                Ok(cgroup) => return Ok(Some(Arc::new(cgroup))),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     /// Claims an SVID, once.
@@ -168,6 +191,14 @@ impl Local {
             }
             phase => info!(workload = %uid, identity = %identity, phase = phase.name(), "workload"),
         }
+    }
+}
+
+fn places(workload: &Workload, pods_root: Option<&Path>) -> Vec<PathBuf> {
+    match (&workload.cgroup, pods_root) {
+        (Some(CgroupName::Path(path)), _) => vec![PathBuf::from(&**path)],
+        (Some(CgroupName::Pod(uid)), Some(root)) => pod_cgroups(root, uid).into(),
+        (Some(CgroupName::Pod(_)), None) | (None, _) => Vec::new(),
     }
 }
 

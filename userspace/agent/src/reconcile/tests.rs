@@ -23,6 +23,7 @@ use crate::telemetry::Registry;
 mod direct;
 mod failures;
 mod order;
+mod pods;
 mod unresolved;
 
 /// A reconciler, and what it did.
@@ -41,6 +42,7 @@ impl Scene {
             node: "n1".into(),
             zone: String::new(),
             cgroup_mount: mount.path().to_owned(),
+            pods_root: Some("kubepods".into()),
             heartbeat: Duration::from_secs(1),
         };
         let svids = svid::Store::new(SilentAuthority, &mut Registry::default());
@@ -64,7 +66,7 @@ impl Scene {
     }
 
     fn tell(&mut self, workload: Workload) {
-        self.hear(Event::Workload(Box::new(workload)));
+        self.hear(Event::Workload(workload.into()));
     }
 
     /// What was done since the last time.
@@ -288,7 +290,7 @@ fn web() -> Workload {
         workload_type: text("pod"),
         canonical_name: text("web"),
         canonical_revision: text("latest"),
-        cgroup: Some(text("web")),
+        cgroup: Some("web".into()),
     }
 }
 

@@ -44,9 +44,9 @@ impl<T: Clone + Eq + Hash> Pool<T> {
     }
 }
 
-/// What workloads share.
+/// What workloads share. A source has one too: what it keeps of a workload is then the very copy that the view has.
 #[derive(Debug, Default)]
-pub(super) struct WorkloadPool {
+pub struct WorkloadPool {
     texts: Pool<Arc<str>>,
     identities: Pool<SpiffeId>,
     labels: Pool<Arc<BTreeMap<String, String>>>,
@@ -54,7 +54,18 @@ pub(super) struct WorkloadPool {
 }
 
 impl WorkloadPool {
-    pub(super) fn share(&mut self, workload: &mut Workload) {
+    /// The workload with the shared copies of what it says, at canonical addresses: itself where it has those already.
+    pub fn adopt(&mut self, workload: Arc<Workload>) -> Arc<Workload> {
+        let mut copy = Workload::clone(&workload);
+        for address in &mut copy.addresses {
+            *address = address.to_canonical();
+        }
+        self.share(&mut copy);
+        let same = copy.addresses == workload.addresses && is_same_copy(&copy, &workload);
+        if same { workload } else { Arc::new(copy) }
+    }
+
+    fn share(&mut self, workload: &mut Workload) {
         self.identities.share(&mut workload.identity);
         self.labels.share(&mut workload.labels);
         self.ports.share(&mut workload.ports);
@@ -74,7 +85,8 @@ impl WorkloadPool {
         }
     }
 
-    pub(super) fn give_back(&mut self, workload: &Workload) {
+    /// A workload that was adopted is gone.
+    pub fn give_back(&mut self, workload: &Workload) {
         self.identities.give_back(&workload.identity);
         self.labels.give_back(&workload.labels);
         self.ports.give_back(&workload.ports);
@@ -94,12 +106,31 @@ impl WorkloadPool {
     }
 
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.texts.holders.is_empty()
             && self.identities.holders.is_empty()
             && self.labels.holders.is_empty()
             && self.ports.holders.is_empty()
     }
+}
+
+/// Every value is the same copy, not an equal one.
+fn is_same_copy(a: &Workload, b: &Workload) -> bool {
+    let texts = |workload: &Workload| {
+        [
+            workload.namespace.as_ptr(),
+            workload.service_account.as_ptr(),
+            workload.node.as_ptr(),
+            workload.zone.as_ptr(),
+            workload.cluster.as_ptr(),
+            workload.workload_name.as_ptr(),
+            workload.workload_type.as_ptr(),
+            workload.canonical_name.as_ptr(),
+            workload.canonical_revision.as_ptr(),
+            workload.identity.as_str().as_ptr(),
+        ]
+    };
+    texts(a) == texts(b) && Arc::ptr_eq(&a.labels, &b.labels) && Arc::ptr_eq(&a.ports, &b.ports)
 }
 
 /// What the endpoints of slices share: their zones.

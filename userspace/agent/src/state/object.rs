@@ -3,6 +3,7 @@
 //! Every text is shared (`Arc<str>`), so that a clone is cheap and `intern` can keep one copy of what many say.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -52,8 +53,33 @@ pub struct Workload {
     pub canonical_name: Arc<str>,
     /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
     pub canonical_revision: Arc<str>,
-    /// Where this node finds it: the cgroup below the cgroup root, from `signet.dev/cgroup` or `signet.dev/unit`.
-    pub cgroup: Option<Arc<str>>,
+    /// Where this node finds it; `None` for those of other nodes, and where nothing says it.
+    pub cgroup: Option<CgroupName>,
+}
+
+/// How a workload's cgroup is told from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CgroupName {
+    /// By its path below the cgroup root, from `signet.dev/cgroup` or `signet.dev/unit`.
+    Path(Arc<str>),
+    /// It is the one that kubelet has made for the pod with this uid.
+    Pod(Arc<str>),
+}
+
+impl From<&str> for CgroupName {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+impl fmt::Display for CgroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.write_str(path),
+            Self::Pod(uid) => write!(f, "the cgroup of pod {uid}"),
+        }
+    }
 }
 
 impl Workload {
@@ -128,7 +154,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A workload is new or changed.
-    Workload(Box<Workload>),
+    Workload(Arc<Workload>),
     /// A workload is gone.
     WorkloadGone(WorkloadUid),
     /// A Service is new or changed.

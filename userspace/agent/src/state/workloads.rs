@@ -34,14 +34,10 @@ impl Workloads {
     /// Adds or replaces; returns what was there and what is there now. An address is never without an owner in between.
     pub(super) fn put(
         &self,
-        mut workload: Workload,
+        workload: Arc<Workload>,
         pool: &mut WorkloadPool,
     ) -> (Option<Arc<Workload>>, Arc<Workload>) {
-        for address in &mut workload.addresses {
-            *address = address.to_canonical();
-        }
-        pool.share(&mut workload);
-        let new = Arc::new(workload);
+        let new = pool.adopt(workload);
         let old = self.by_uid.insert(new.uid.clone(), Arc::clone(&new));
         for address in &new.addresses {
             self.claim(*address, &new);

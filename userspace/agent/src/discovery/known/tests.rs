@@ -1,9 +1,14 @@
 //! From snapshots of manifests to events: what is told, what is held back, what is told once.
 
+use signet_manifests::Snapshot;
+
 use super::*;
+use crate::discovery::files::Differences;
 use crate::discovery::testing;
 use crate::policy::{Action, MtlsMode, StringMatch};
 use crate::state::Workload;
+
+mod cluster;
 
 const POD: &str = "
 apiVersion: v1
@@ -40,11 +45,29 @@ spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{from: [{sourc
 ---
 ";
 
-fn known() -> Known {
-    Known::new(testing::options())
+/// What is known of a directory.
+struct Told {
+    known: Known,
+    differences: Differences,
 }
 
-fn update(known: &mut Known, yaml: &str) -> Vec<Event> {
+struct Changes {
+    events: Vec<Event>,
+    faults: Vec<DocumentError>,
+}
+
+impl Told {
+    fn update(&mut self, snapshot: &Snapshot) -> Changes {
+        let events = self.known.update(self.differences.since_last(snapshot));
+        Changes { events, faults: self.known.faults().cloned().collect() }
+    }
+}
+
+fn known() -> Told {
+    Told { known: Known::new(testing::options()), differences: Differences::default() }
+}
+
+fn update(known: &mut Told, yaml: &str) -> Vec<Event> {
     let changes = known.update(&testing::snapshot(yaml));
     assert_eq!(changes.faults, []);
     changes.events
@@ -53,7 +76,7 @@ fn update(known: &mut Known, yaml: &str) -> Vec<Event> {
 fn only_workload(yaml: &str) -> Workload {
     let events = update(&mut known(), yaml);
     let mut workloads = events.into_iter().filter_map(|event| match event {
-        Event::Workload(workload) => Some(*workload),
+        Event::Workload(workload) => Some(Workload::clone(&workload)),
         _ => None,
     });
     let workload = workloads.next().expect("a workload");
@@ -77,7 +100,7 @@ fn a_pod_is_a_workload_with_everything_that_names_it() {
     assert!(workload.enrolled && !workload.host_network);
     assert_eq!((&*workload.workload_name, &*workload.workload_type), ("web", "deployment"));
     assert_eq!((&*workload.canonical_name, &*workload.canonical_revision), ("web", "v2"));
-    assert_eq!(workload.cgroup.as_deref(), Some("pods/web"));
+    assert_eq!(workload.cgroup, Some("pods/web".into()));
     assert_eq!(
         workload.ports.iter().map(|p| (p.name.as_deref(), p.port)).collect::<Vec<_>>(),
         [(Some("http"), 8080)]
@@ -294,7 +317,7 @@ fn a_workload_entry_is_a_workload_of_its_machine() {
     assert!(workload.enrolled && workload.host_network);
     assert_eq!(workload.uid.as_str(), "Kubernetes/networking.istio.io/WorkloadEntry/shop/db/");
     assert_eq!(workload.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/db");
-    assert_eq!(workload.cgroup.as_deref(), Some("system.slice/postgres.service"));
+    assert_eq!(workload.cgroup, Some("system.slice/postgres.service".into()));
     assert_eq!((&*workload.node, &*workload.zone, &*workload.canonical_name), ("vm1", "eu-1b", "db"));
     assert_eq!(workload.ports[0].port, 5432);
 }

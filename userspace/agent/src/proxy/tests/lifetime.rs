@@ -51,7 +51,7 @@ async fn labels_that_change_under_a_live_connection_are_asked_anew() {
     let labelled = |app: &str| {
         let labels = [("app".to_owned(), app.to_owned())];
         let workload = Workload { labels: Arc::new(labels.into()), ..Workload::clone(&pair.server.workload) };
-        Event::Workload(Box::new(workload))
+        Event::Workload(workload.into())
     };
     pair.apply(&labelled("other"));
     pair.apply(&deny_all());

@@ -146,7 +146,7 @@ async fn a_server_with_another_identity_gets_no_connection() {
     let pair = Pair::new().await;
     let mut claimed = (*pair.server.workload).clone();
     claimed.identity = pair.client.workload.identity.clone();
-    pair.near.apply(&Event::Workload(Box::new(claimed)));
+    pair.near.apply(&Event::Workload(claimed.into()));
     assert_reset(pair.near.connect(&pair.client, pair.app.address).await).await;
     until("the outcome is written", || pair.is_quiet()).await;
     let flags = ["response_flags=\"TLS_FAILURE\""];

@@ -12,7 +12,7 @@ fn client() -> Workload {
         name: text("client"),
         identity: SpiffeId::parse("spiffe://cluster.local/ns/ns/sa/client").unwrap(),
         addresses: vec!["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()],
-        cgroup: Some(text("client")),
+        cgroup: Some("client".into()),
         ..web()
     }
 }

@@ -1,0 +1,193 @@
+//! The kinds that are watched, and what is kept of each.
+
+use std::fmt::Debug;
+
+use super::trim::Keep::{self, All, Fields};
+
+/// A kind of object.
+pub(super) trait Kind: Debug + Send + Sync + 'static {
+    /// Which.
+    const RESOURCE: Resource;
+    /// What is kept of its objects.
+    const KEEP: Keep;
+}
+
+/// A kind as the API server knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Resource {
+    /// Empty for the core group.
+    pub(super) group: &'static str,
+    pub(super) kind: &'static str,
+    /// Its name in URLs and in RBAC rules.
+    pub(super) plural: &'static str,
+}
+
+impl Resource {
+    /// `pods`, `endpointslices.discovery.k8s.io`: as RBAC rules and CRDs are named.
+    pub(super) fn name(&self) -> String {
+        match self.group {
+            "" => self.plural.to_owned(),
+            group => format!("{}.{group}", self.plural),
+        }
+    }
+
+    /// Where the API server has it, in all namespaces.
+    pub(super) fn path(&self, version: &str) -> String {
+        match self.group {
+            "" => format!("/api/{version}/{}", self.plural),
+            group => format!("/apis/{group}/{version}/{}", self.plural),
+        }
+    }
+
+    /// `apiVersion`.
+    pub(super) fn api_version(&self, version: &str) -> String {
+        match self.group {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident: $group:literal $kind:literal $plural:literal keeps $keep:expr;)*) => {$(
+        #[derive(Debug)]
+        pub(super) struct $name;
+
+        impl Kind for $name {
+            const RESOURCE: Resource = Resource { group: $group, kind: $kind, plural: $plural };
+            const KEEP: Keep = $keep;
+        }
+    )*};
+}
+
+kinds! {
+    Namespaces: "" "Namespace" "namespaces" keeps Fields(&[("metadata", MODES)]);
+    Nodes: "" "Node" "nodes" keeps Fields(&[("metadata", ZONE)]);
+    Pods: "" "Pod" "pods" keeps POD;
+    Services: "" "Service" "services" keeps SERVICE;
+    EndpointSlices: "discovery.k8s.io" "EndpointSlice" "endpointslices" keeps ENDPOINT_SLICE;
+    AuthorizationPolicies: "security.istio.io" "AuthorizationPolicy" "authorizationpolicies" keeps POLICY;
+    PeerAuthentications: "security.istio.io" "PeerAuthentication" "peerauthentications" keeps POLICY;
+    WorkloadEntries: "networking.istio.io" "WorkloadEntry" "workloadentries" keeps WORKLOAD_ENTRY;
+    Definitions: "apiextensions.k8s.io" "CustomResourceDefinition" "customresourcedefinitions" keeps DEFINITION;
+}
+
+const MODES: Keep = Fields(&[
+    ("name", All),
+    ("resourceVersion", All),
+    (
+        "labels",
+        Fields(&[("signet.dev/mode", All), ("signet.dev/same-node", All), ("istio.io/dataplane-mode", All)]),
+    ),
+]);
+
+const ZONE: Keep = Fields(&[
+    ("name", All),
+    ("resourceVersion", All),
+    ("labels", Fields(&[("topology.kubernetes.io/zone", All)])),
+]);
+
+const POD: Keep = Fields(&[
+    ("metadata", POD_METADATA),
+    (
+        "spec",
+        Fields(&[
+            ("nodeName", All),
+            ("serviceAccountName", All),
+            ("hostNetwork", All),
+            ("containers", CONTAINER),
+            ("initContainers", CONTAINER),
+        ]),
+    ),
+    ("status", Fields(&[("phase", All), ("podIP", All), ("podIPs", Fields(&[("ip", All)]))])),
+]);
+
+const POD_METADATA: Keep = Fields(&[
+    ("name", All),
+    ("namespace", All),
+    ("uid", All),
+    ("resourceVersion", All),
+    ("labels", All),
+    ("annotations", Fields(&[("kubernetes.io/config.mirror", All)])),
+    ("ownerReferences", Fields(&[("kind", All), ("name", All), ("controller", All)])),
+]);
+
+const CONTAINER: Keep = Fields(&[("restartPolicy", All), ("ports", PORT)]);
+
+const PORT: Keep = Fields(&[("name", All), ("containerPort", All), ("port", All), ("protocol", All)]);
+
+const SERVICE: Keep = Fields(&[
+    ("metadata", METADATA),
+    (
+        "spec",
+        Fields(&[
+            ("type", All),
+            ("clusterIP", All),
+            ("clusterIPs", All),
+            ("sessionAffinity", All),
+            ("ports", PORT),
+        ]),
+    ),
+]);
+
+const ENDPOINT_SLICE: Keep = Fields(&[
+    (
+        "metadata",
+        Fields(&[
+            ("name", All),
+            ("namespace", All),
+            ("resourceVersion", All),
+            ("labels", Fields(&[("kubernetes.io/service-name", All)])),
+        ]),
+    ),
+    ("addressType", All),
+    ("ports", PORT),
+    ("endpoints", Fields(&[("addresses", All), ("conditions", Fields(&[("ready", All)])), ("zone", All)])),
+]);
+
+const METADATA: Keep = Fields(&[("name", All), ("namespace", All), ("resourceVersion", All)]);
+
+const POLICY: Keep = Fields(&[
+    (
+        "metadata",
+        Fields(&[
+            ("name", All),
+            ("namespace", All),
+            ("resourceVersion", All),
+            ("creationTimestamp", All),
+            ("annotations", Fields(&[("istio.io/dry-run", All)])),
+        ]),
+    ),
+    // Whole: a field that is not known must be seen to be refused.
+    ("spec", All),
+]);
+
+const WORKLOAD_ENTRY: Keep = Fields(&[
+    (
+        "metadata",
+        Fields(&[
+            ("name", All),
+            ("namespace", All),
+            ("uid", All),
+            ("resourceVersion", All),
+            ("labels", All),
+            ("annotations", Fields(&[("signet.dev/node", All)])),
+        ]),
+    ),
+    (
+        "spec",
+        Fields(&[
+            ("address", All),
+            ("ports", All),
+            ("labels", All),
+            ("locality", All),
+            ("serviceAccount", All),
+        ]),
+    ),
+]);
+
+const DEFINITION: Keep = Fields(&[
+    ("metadata", METADATA),
+    ("spec", Fields(&[("versions", Fields(&[("name", All), ("served", All)]))])),
+    ("status", Fields(&[("conditions", Fields(&[("type", All), ("status", All)]))])),
+]);

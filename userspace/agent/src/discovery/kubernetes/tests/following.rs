@@ -1,0 +1,125 @@
+//! One kind, followed through what can happen to a list and a watch.
+
+use super::*;
+use crate::discovery::kubernetes::kind::Pods;
+
+struct Followed {
+    server: Server,
+    heard: mpsc::Receiver<((), Heard)>,
+    health: Health,
+    _task: AbortOnDropHandle<()>,
+}
+
+async fn pods() -> Followed {
+    let server = Server::start().await;
+    let (to, heard) = mpsc::channel(64);
+    let health = Health::register(&mut Registry::default());
+    let follower = Follower {
+        client: server.client(),
+        resource: Pods::RESOURCE,
+        version: "v1".into(),
+        name: None,
+        tag: (),
+        to,
+        health: health.kind("Pod"),
+    };
+    let task = AbortOnDropHandle::new(tokio::spawn(follower.run::<Pods>()));
+    Followed { server, heard, health, _task: task }
+}
+
+impl Followed {
+    async fn hears(&mut self, expected: &str) {
+        let ((), heard) =
+            tokio::time::timeout(DEADLINE, self.heard.recv()).await.expect("something").unwrap();
+        let name = |value: &Value| value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let text = match heard {
+            Heard::Listing => "listing".to_owned(),
+            Heard::Put(value) => format!("put {}", name(&value)),
+            Heard::Gone(value) => format!("gone {}", name(&value)),
+            Heard::Listed => "listed".to_owned(),
+        };
+        assert_eq!(text, expected);
+    }
+
+    async fn listed(&mut self) {
+        self.server.next().await.list(&[], "");
+        self.hears("listing").await;
+        self.hears("listed").await;
+    }
+}
+
+fn event(kind: &str, object: Value) -> Value {
+    json!({"type": kind, "object": object})
+}
+
+fn bookmark(version: &str) -> Value {
+    event("BOOKMARK", json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": version}}))
+}
+
+#[tokio::test]
+async fn a_list_is_read_page_by_page_to_its_end() {
+    let mut followed = pods().await;
+    let first = followed.server.next().await;
+    assert_eq!((first.path.as_str(), first.of("limit"), first.of("continue")), ("/api/v1/pods", "500", ""));
+    first.list(&[pod("a", "1")], "more");
+    let second = followed.server.next().await;
+    assert_eq!(second.of("continue"), "more");
+    second.list(&[pod("b", "2")], "");
+    for expected in ["listing", "put a", "put b", "listed"] {
+        followed.hears(expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_is_resumed_where_it_stood() {
+    let mut followed = pods().await;
+    followed.listed().await;
+    let watch = followed.server.next().await;
+    assert!(watch.is_watch());
+    assert_eq!((watch.of("resourceVersion"), watch.of("allowWatchBookmarks")), ("10", "true"));
+    drop(watch.watch(&[event("ADDED", pod("a", "11")), event("DELETED", pod("a", "12"))]));
+    followed.hears("put a").await;
+    followed.hears("gone a").await;
+    let watch = followed.server.next().await;
+    assert_eq!(watch.of("resourceVersion"), "12");
+    drop(watch.watch(&[bookmark("99")]));
+    assert_eq!(followed.server.next().await.of("resourceVersion"), "99");
+}
+
+#[tokio::test]
+async fn a_place_that_the_server_has_forgotten_leads_to_a_new_list() {
+    let mut followed = pods().await;
+    followed.listed().await;
+    let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+    let _watch = followed.server.next().await.watch(&[event("ERROR", gone)]);
+    followed.listed().await;
+    followed.server.next().await.refuse(410, "Expired");
+    followed.listed().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_tried_again_and_healed() {
+    let mut followed = pods().await;
+    followed.server.next().await.refuse(403, "Forbidden");
+    followed.hears("listing").await;
+    // The next attempt comes after the fault was noted.
+    let again = followed.server.next().await;
+    let (ok, text) = followed.health.summary();
+    assert!(!ok && text.contains("\"list\" on pods"), "{text}");
+    again.list(&[], "");
+    followed.hears("listing").await;
+    followed.hears("listed").await;
+    assert!(followed.health.summary().0);
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_changes_nothing_and_is_asked_again() {
+    let mut followed = pods().await;
+    followed.listed().await;
+    let watch = followed.server.next().await;
+    let _open = watch.watch(&[json!("nonsense")]);
+    let again = followed.server.next().await;
+    assert_eq!(again.of("resourceVersion"), "10");
+    let _watch = again.watch(&[event("ADDED", pod("a", "11"))]);
+    followed.hears("put a").await;
+}
