@@ -16,6 +16,8 @@ mod network;
 mod node;
 mod pki;
 mod removal;
+mod signet;
+mod wire;
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ pub use kubectl::Kubectl;
 use layout::Layout;
 use network::Network;
 pub use node::Node;
+pub use signet::{Engine, Signet};
+pub use wire::Wire;
 
 use crate::{binaries, live};
 

@@ -5,6 +5,7 @@
 mod engine;
 mod images;
 mod lifecycle;
+mod mesh;
 mod network;
 mod shared;
 
@@ -14,9 +15,10 @@ use signet_testkit::tests;
 fn main() {
     // A cluster takes the memory and the start-up work of a dozen testbeds: two at a time are enough for two cores.
     let conclusion = harness::run(TABLES, 2);
+    mesh::end();
     shared::end();
     conclusion.exit();
 }
 
 /// In the order of importance.
-const TABLES: &[&[Test]] = &[network::TESTS, images::TESTS, engine::TESTS, lifecycle::TESTS];
+const TABLES: &[&[Test]] = &[network::TESTS, mesh::TESTS, images::TESTS, engine::TESTS, lifecycle::TESTS];

@@ -1,0 +1,280 @@
+//! Signet on a cluster, as processes of its machines: `signetd` on each node, with the rights of its account at the API
+//! server, and `signet-ca` on the control plane's machine.
+//!
+//! Outside of pods, so that a test can stop, watch and restart them; how they are installed is for other tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::network::CONTROL_IP;
+use super::{Cluster, Node, pki};
+use crate::manifests::Manifests;
+use crate::process::{Process, stdout};
+use crate::token::{AUDIENCE, ISSUER, Issuer};
+use crate::{binaries, cgroup, wait};
+
+/// Signet on a cluster. Dropping it ends its processes.
+#[derive(Debug)]
+pub struct Signet {
+    engines: Vec<Engine>,
+    inventory: Manifests,
+    _ca: Process,
+}
+
+/// `signetd` of one node.
+#[derive(Debug)]
+pub struct Engine {
+    process: Option<Process>,
+    node: String,
+    socket: PathBuf,
+    log: PathBuf,
+    config: PathBuf,
+}
+
+impl Signet {
+    /// Starts the CA and both engines, and waits until they are ready.
+    ///
+    /// # Errors
+    /// One did not become ready; carries the end of its log.
+    pub fn start(cluster: &Cluster) -> Result<Self> {
+        let directory = cluster.layout.directory().join("signet");
+        fs::create_dir_all(&directory)?;
+        cluster.kubectl().apply(include_str!("signetd-account.yaml"))?;
+        let kubeconfig = write_kubeconfig(cluster, &directory)?;
+        let inventory = Manifests::add(directory.join("inventory"))?;
+        let issuer = Issuer::new()?;
+        let ca = start_ca(cluster, &directory, &issuer, &inventory)?;
+        let mut engines = Vec::new();
+        for node in cluster.nodes() {
+            let mut engine = Engine::prepare(cluster, node, &directory, &issuer, &kubeconfig)?;
+            engine.start(node)?;
+            engines.push(engine);
+        }
+        let signet = Self { engines, inventory, _ca: ca };
+        for (engine, node) in signet.engines.iter().zip(cluster.nodes()) {
+            engine.wait_ready(node)?;
+        }
+        Ok(signet)
+    }
+
+    /// The engine of a node.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn engine(&self, node: &str) -> Result<&Engine> {
+        self.engines.iter().find(|engine| engine.node == node).with_context(|| format!("no node {node}"))
+    }
+
+    /// The same, to start or end it.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn engine_mut(&mut self, node: &str) -> Result<&mut Engine> {
+        let engine = self.engines.iter_mut().find(|engine| engine.node == node);
+        engine.with_context(|| format!("no node {node}"))
+    }
+
+    /// Both engines.
+    #[must_use]
+    pub fn engines(&self) -> &[Engine] {
+        &self.engines
+    }
+
+    /// Has the CA sign for the service account `default` of a namespace, on both nodes. Its inventory is a directory.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn admit(&self, namespace: &str) -> Result<()> {
+        let pod = |engine: &Engine| {
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("any-{}", engine.node), "namespace": namespace, "uid": engine.node},
+                "spec": {"nodeName": engine.node, "containers": []},
+            })
+            .to_string()
+        };
+        let pods: Vec<String> = self.engines.iter().map(pod).collect();
+        self.inventory.put(namespace, &pods.join("\n---\n"))
+    }
+
+    /// Waits until both engines know a pod with an address and as one of the mesh or not, and its own has taken it up.
+    ///
+    /// # Errors
+    /// They did not within [`WITHIN`].
+    pub fn wait_for_pod(&self, namespace: &str, pod: &str, enrolled: bool) -> Result<()> {
+        let state = if enrolled { "captured" } else { "bypassed" };
+        self.engines.iter().try_for_each(|engine| {
+            engine.wait_for_workload(namespace, pod, &format!("is {state}"), |view| {
+                view["enrolled"] == enrolled
+                    && view["addresses"].as_array().is_some_and(|addresses| !addresses.is_empty())
+                    && (view["local"] == false || view["state"] == state)
+            })
+        })
+    }
+}
+
+impl Engine {
+    fn prepare(
+        cluster: &Cluster,
+        node: &Node,
+        directory: &Path,
+        issuer: &Issuer,
+        kubeconfig: &Path,
+    ) -> Result<Self> {
+        let name = node.name();
+        let token = directory.join(format!("{name}.token"));
+        issuer.write_node_token(name, &token)?;
+        let socket = directory.join(format!("{name}.sock"));
+        let config = json!({
+            "instance": format!("{}-{name}", cluster.name()),
+            "node": {"name": name, "zone": format!("zone-{name}")},
+            "source": {"kubernetes": {"kubeconfig": kubeconfig}},
+            "ca": {"istio": {
+                "address": format!("https://{CONTROL_IP}:15012"), "serverName": SERVER_NAME,
+                "roots": directory.join("root/root-cert.pem"), "token": token, "ttl": "1h",
+            }},
+            "capture": {"cgroupRoot": cgroup::mount()?.join(node.cgroup_root())},
+            "listen": {"admin": socket},
+        });
+        let path = directory.join(format!("{name}.yaml"));
+        fs::write(&path, config.to_string())?;
+        let log = cluster.layout.log(&format!("{name}-signetd"));
+        Ok(Self { process: None, node: name.to_owned(), socket, log, config: path })
+    }
+
+    /// Starts it, again where it has ended.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn start(&mut self, node: &Node) -> Result<()> {
+        let argv = [text(&binaries::path("signetd")?)?, "--config".to_owned(), text(&self.config)?];
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        self.process = Some(Process::start(node.command(&argv)?, &self.log)?);
+        Ok(())
+    }
+
+    /// Ends it by a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        let process = self.process.take().context("the engine does not run")?;
+        process.stop(signal, WITHIN).map(drop)
+    }
+
+    /// Waits until the readiness endpoint says yes.
+    ///
+    /// # Errors
+    /// It did not within [`WITHIN`].
+    pub fn wait_ready(&self, node: &Node) -> Result<()> {
+        wait_healthy(&format!("signetd of {}", self.node), "15021", &self.log, |argv| node.command(argv))
+    }
+
+    /// What `signet <command> -o json` prints.
+    ///
+    /// # Errors
+    /// It failed, or printed no JSON.
+    pub fn signet(&self, command: &[&str]) -> Result<Value> {
+        let binary = binaries::path("signet")?;
+        let mut asked = Command::new(binary);
+        asked.arg("--socket").arg(&self.socket).args(command).args(["-o", "json"]);
+        let text = stdout(&asked.output()?)?;
+        serde_json::from_str(&text).with_context(|| format!("signet {} printed: {text}", command.join(" ")))
+    }
+
+    /// Waits until `signet workloads` has a line for a pod that fits.
+    ///
+    /// # Errors
+    /// It had none within [`WITHIN`]; carries the line there was.
+    pub fn wait_for_workload(
+        &self,
+        namespace: &str,
+        pod: &str,
+        what: &str,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
+        wait::until(&format!("{namespace}/{pod} {what} for {}", self.node), WITHIN, || {
+            let views = self.signet(&["workloads"])?;
+            let is_meant = |view: &&Value| view["namespace"] == namespace && view["name"] == pod;
+            let view = views.as_array().into_iter().flatten().find(is_meant);
+            let view = view.context("it is not known")?;
+            ensure!(fits(view), "{view}");
+            Ok(())
+        })
+    }
+
+    /// Waits until a line of its log holds every one of `parts`.
+    ///
+    /// # Errors
+    /// No such line came within [`WITHIN`].
+    pub fn wait_for_log(&self, parts: &[&str]) -> Result<String> {
+        self.process.as_ref().context("the engine does not run")?.wait_for_line(parts, WITHIN)
+    }
+}
+
+fn write_kubeconfig(cluster: &Cluster, directory: &Path) -> Result<PathBuf> {
+    let token = ["create", "token", "signetd", "--namespace=signet-system", "--duration=8h"];
+    let token = cluster.kubectl().run(&token)?;
+    let path = directory.join("kubeconfig");
+    pki::write_kubeconfig(&path, &format!("https://{CONTROL_IP}:6443"), &cluster.control.ca(), token.trim())?;
+    Ok(path)
+}
+
+fn start_ca(cluster: &Cluster, directory: &Path, issuer: &Issuer, inventory: &Manifests) -> Result<Process> {
+    let jwks = directory.join("jwks.json");
+    fs::write(&jwks, issuer.jwks()?.to_string())?;
+    let config = json!({
+        "trustDomain": "cluster.local",
+        "listen": {"grpc": format!("{CONTROL_IP}:15012"), "metrics": "0.0.0.0:15014"},
+        "root": {"directory": directory.join("root")},
+        "serving": {"names": [SERVER_NAME], "addresses": [CONTROL_IP]},
+        "tokens": {
+            "jwks": jwks, "issuer": ISSUER, "audience": AUDIENCE,
+            "trustedNodeAccounts": ["signet-system/signetd"],
+        },
+        "inventory": {"files": {"directory": inventory.directory()}},
+    });
+    let path = directory.join("signet-ca.yaml");
+    fs::write(&path, config.to_string())?;
+    let argv = [text(&binaries::path("signet-ca")?)?, "--config".to_owned(), text(&path)?];
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let log = cluster.layout.log("signet-ca");
+    let process = Process::start(cluster.outside(&argv)?, &log)?;
+    wait_healthy("signet-ca", "15014", &log, |argv| cluster.outside(argv))?;
+    Ok(process)
+}
+
+fn wait_healthy(
+    what: &str,
+    port: &str,
+    log: &Path,
+    command: impl Fn(&[&str]) -> Result<Command>,
+) -> Result<()> {
+    let url = format!("http://127.0.0.1:{port}/healthz/ready");
+    let ready = wait::until(&format!("{what} is ready"), WITHIN, || {
+        stdout(
+            &command(&["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "5", &url])?
+                .output()?,
+        )
+    });
+    ready.map(drop).with_context(|| {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("the log of {what} ends with:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"))
+    })
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).context("a path in UTF-8")
+}
+
+/// The name in the CA's certificate.
+const SERVER_NAME: &str = "signet-ca.signet-system.svc";
+/// For a machine that is busy with a build.
+const WITHIN: Duration = Duration::from_secs(90);
