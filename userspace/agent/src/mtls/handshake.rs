@@ -1,7 +1,7 @@
 //! Drives rustls through a handshake over any byte stream, and takes the keys out at its end.
 //!
 //! rustls is shown one record at a time, so that it never opens what follows the handshake: bytes of the application that
-//! came with the peer's last flight stay where they are, sealed, and are opened by [`Session`] like all others. Whoever
+//! came with the peer's last flight stay where they are, sealed, and are opened by the session like all others. Whoever
 //! calls bounds the time; the bytes are bounded here.
 
 use std::io;
