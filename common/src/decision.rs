@@ -122,7 +122,7 @@ pub struct Syn {
     pub port: u16,
     /// In a shared namespace: whether an enrolled workload listens on the port. `None` in a pod's own namespace.
     pub owned: Option<bool>,
-    /// It is the SYN of a direct flow that this namespace [admits](admits).
+    /// It is the SYN of a direct flow that this namespace [admits].
     pub direct: bool,
 }
 
