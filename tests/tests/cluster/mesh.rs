@@ -1,7 +1,9 @@
 //! Signet on real nodes: pods that kubelets start, found by their cgroups, enrolled by labels, and their traffic as it
 //! crosses the link between the nodes.
 
-use std::sync::{Arc, Mutex};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
@@ -248,9 +250,9 @@ fn a_pod_whose_first_act_is_to_connect_never_speaks_in_clear() -> Result<()> {
     Ok(())
 }
 
-/// A cluster of its own: it breaks what the others use.
+/// Alone on the cluster: it breaks what the others use.
 fn an_api_server_that_is_away_stops_no_traffic_and_loses_no_change() -> Result<()> {
-    let mesh = Meshed::start()?;
+    let mesh = alone()?;
     let pair = mesh.pair("steady", true)?;
     pair.by_service()?;
     let engine = mesh.signet.engine("n1")?;
@@ -273,14 +275,49 @@ fn an_api_server_that_is_away_stops_no_traffic_and_loses_no_change() -> Result<(
     mesh.signet.wait_for_pod("steady", "client", false)
 }
 
-/// The cluster that the tests share which break nothing; started by the first that asks.
-fn mesh() -> Result<Arc<Meshed>> {
+/// The mesh, for as long as a test uses it. It goes with the last of them: a machine has inotify instances for a few
+/// kubelets only.
+struct InUse<G> {
+    mesh: Arc<Meshed>,
+    _lock: G,
+}
+
+impl<G> Deref for InUse<G> {
+    type Target = Meshed;
+
+    fn deref(&self) -> &Meshed {
+        &self.mesh
+    }
+}
+
+impl<G> Drop for InUse<G> {
+    fn drop(&mut self) {
+        if LEFT.fetch_sub(1, Ordering::AcqRel) == 1 {
+            end();
+        }
+    }
+}
+
+/// Together with others.
+fn mesh() -> Result<InUse<RwLockReadGuard<'static, ()>>> {
+    let lock = LOCK.read().map_err(|_| anyhow!("the test that was alone panicked"))?;
+    Ok(InUse { mesh: started()?, _lock: lock })
+}
+
+/// With no other.
+fn alone() -> Result<InUse<RwLockWriteGuard<'static, ()>>> {
+    let lock = LOCK.write().map_err(|_| anyhow!("the test that was alone panicked"))?;
+    Ok(InUse { mesh: started()?, _lock: lock })
+}
+
+/// The cluster of these tests; started by the first that asks.
+fn started() -> Result<Arc<Meshed>> {
     let mut shared = SHARED.lock().map_err(|_| anyhow!("the shared mesh panicked while it started"))?;
     let start = || Meshed::start().map(Arc::new).map_err(|error| format!("{error:#}"));
     shared.get_or_insert_with(start).clone().map_err(|error| anyhow!("no shared mesh: {error}"))
 }
 
-/// Takes it down. Called once, after the last test.
+/// Takes it down. Called after the last test too, where not all of these have run.
 pub(crate) fn end() {
     if let Ok(mut shared) = SHARED.lock() {
         shared.take();
@@ -326,5 +363,9 @@ const IMAGE: &str = "signet-workload";
 /// Pods that connect at once.
 const EARLY_PODS: usize = 20;
 
+/// Tests that have not used the mesh yet.
+static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len());
+/// Held by every test that uses the mesh, for writing by one that breaks it for a while.
+static LOCK: RwLock<()> = RwLock::new(());
 /// Written by the first test that asks and by [`end`]; read by every test.
 static SHARED: Mutex<Option<Result<Arc<Meshed>, String>>> = Mutex::new(None);
