@@ -107,7 +107,7 @@ pub struct Packets {
     pub streams: BTreeMap<(SocketAddr, SocketAddr), Vec<u8>>,
     /// TCP segments seen, with or without payload.
     pub segments: usize,
-    tls_records: usize,
+    tls_records: BTreeMap<(SocketAddr, SocketAddr), usize>,
 }
 
 impl Packets {
@@ -138,7 +138,14 @@ impl Packets {
     /// How many segments begin with a TLS record header (RFC 8446 §5.1).
     #[must_use]
     pub fn tls_records(&self) -> usize {
-        self.tls_records
+        self.tls_records.values().sum()
+    }
+
+    /// The same to or from a port.
+    #[must_use]
+    pub fn tls_records_of_port(&self, port: u16) -> usize {
+        let of_port = |(from, to): &&(SocketAddr, SocketAddr)| from.port() == port || to.port() == port;
+        self.tls_records.iter().filter(|(key, _)| of_port(key)).map(|(_, count)| count).sum()
     }
 
     /// Payload bytes to or from a port.
@@ -151,7 +158,7 @@ impl Packets {
     fn add(&mut self, frame: &[u8]) {
         let Some((from, to, payload)) = tcp(frame) else { return };
         self.segments += 1;
-        self.tls_records += usize::from(is_tls_record(payload));
+        *self.tls_records.entry((from, to)).or_default() += usize::from(is_tls_record(payload));
         self.streams.entry((from, to)).or_default().extend_from_slice(payload);
     }
 }

@@ -15,12 +15,13 @@ pub mod machine;
 mod network;
 mod node;
 mod pki;
+pub mod release;
 mod removal;
 mod signet;
 mod wire;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -33,6 +34,7 @@ pub use kubectl::Kubectl;
 use layout::Layout;
 use network::Network;
 pub use node::Node;
+pub use release::{Helm, Release};
 pub use signet::{Engine, Signet};
 pub use wire::Wire;
 
@@ -116,6 +118,17 @@ impl Cluster {
         control::wait_ready(self.component("kube-apiserver")?, self.kubectl())
     }
 
+    /// Writes a kubeconfig that a service account's processes use on the nodes.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub fn write_account_kubeconfig(&self, namespace: &str, account: &str, path: &Path) -> Result<()> {
+        let token = ["create", "token", account, "--namespace", namespace, "--duration=8h"];
+        let token = self.kubectl().run(&token)?;
+        let server = format!("https://{}:6443", network::CONTROL_IP);
+        pki::write_kubeconfig(path, &server, &self.control.ca(), token.trim())
+    }
+
     /// A command outside of the nodes, on the control plane's machine: a client of NodePorts, a stranger.
     ///
     /// # Errors
@@ -164,6 +177,15 @@ impl Cluster {
 /// The first thing that could not be removed, after trying the rest.
 pub fn take_down(name: &str) -> Result<()> {
     removal::remove(Layout::of(name)?.name())
+}
+
+/// Whether there is a cluster of this name, whole or not.
+///
+/// # Errors
+/// The name is none, or the folder of clusters cannot be read.
+pub fn exists(name: &str) -> Result<bool> {
+    let layout = Layout::of(name)?;
+    Ok(layout::names()?.iter().any(|name| name == layout.name()))
 }
 
 /// Containerds and control plane start side by side: images are imported while the API server fills its etcd.

@@ -75,7 +75,7 @@ fn on_path(program: &str) -> bool {
 }
 
 const CLUSTER_PROGRAMS: [&str; 4] = ["etcd", "containerd", "runc", "iptables"];
-const CLUSTER_TOOLS: [&str; 7] = [
+const CLUSTER_TOOLS: [&str; 8] = [
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
@@ -83,5 +83,6 @@ const CLUSTER_TOOLS: [&str; 7] = [
     "kube-proxy",
     "kubectl",
     "coredns",
+    "helm",
 ];
 const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";

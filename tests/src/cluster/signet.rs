@@ -13,7 +13,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::network::CONTROL_IP;
-use super::{Cluster, Node, pki};
+use super::release::NAMESPACE;
+use super::{Cluster, Helm, Node};
 use crate::manifests::Manifests;
 use crate::process::{Process, stdout};
 use crate::token::{AUDIENCE, ISSUER, Issuer};
@@ -45,8 +46,10 @@ impl Signet {
     pub fn start(cluster: &Cluster) -> Result<Self> {
         let directory = cluster.layout.directory().join("signet");
         fs::create_dir_all(&directory)?;
-        cluster.kubectl().apply(include_str!("signetd-account.yaml"))?;
-        let kubeconfig = write_kubeconfig(cluster, &directory)?;
+        cluster.kubectl().create_namespace(NAMESPACE)?;
+        cluster.kubectl().apply(&Helm::new(cluster)?.template(Some("signetd-account.yaml"), &[])?)?;
+        let kubeconfig = directory.join("kubeconfig");
+        cluster.write_account_kubeconfig(NAMESPACE, "signetd", &kubeconfig)?;
         let inventory = Manifests::add(directory.join("inventory"))?;
         let issuer = Issuer::new()?;
         let ca = start_ca(cluster, &directory, &issuer, &inventory)?;
@@ -216,14 +219,6 @@ impl Engine {
     pub fn wait_for_log(&self, parts: &[&str]) -> Result<String> {
         self.process.as_ref().context("the engine does not run")?.wait_for_line(parts, WITHIN)
     }
-}
-
-fn write_kubeconfig(cluster: &Cluster, directory: &Path) -> Result<PathBuf> {
-    let token = ["create", "token", "signetd", "--namespace=signet-system", "--duration=8h"];
-    let token = cluster.kubectl().run(&token)?;
-    let path = directory.join("kubeconfig");
-    pki::write_kubeconfig(&path, &format!("https://{CONTROL_IP}:6443"), &cluster.control.ca(), token.trim())?;
-    Ok(path)
 }
 
 fn start_ca(cluster: &Cluster, directory: &Path, issuer: &Issuer, inventory: &Manifests) -> Result<Process> {

@@ -2,11 +2,13 @@
 //!
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
+mod chart;
 mod engine;
 mod images;
 mod lifecycle;
 mod mesh;
 mod network;
+mod rights;
 mod shared;
 
 use signet_testkit::harness::{self, Test};
@@ -21,4 +23,12 @@ fn main() {
 }
 
 /// In the order of importance.
-const TABLES: &[&[Test]] = &[network::TESTS, mesh::TESTS, images::TESTS, engine::TESTS, lifecycle::TESTS];
+const TABLES: &[&[Test]] = &[
+    network::TESTS,
+    mesh::TESTS,
+    chart::TESTS,
+    rights::TESTS,
+    images::TESTS,
+    engine::TESTS,
+    lifecycle::TESTS,
+];

@@ -149,6 +149,13 @@ impl Listening {
         self.readiness.local_addr()
     }
 
+    /// Says why there is no engine to anybody who asks for readiness, until `until`.
+    pub async fn refuse(self, reason: &str, until: impl Future<Output = ()> + Send + 'static) {
+        let conditions = vec![Finding { name: "start".into(), ok: false, detail: reason.to_owned() }];
+        let readiness = views::ReadinessView { ready: false, conditions };
+        answer_readiness(self.readiness, readiness, until).await;
+    }
+
     /// Serves until the drain begins, then ends the requests there are and removes the socket.
     pub async fn serve(self, sources: Arc<Sources>, drain: Watch) {
         let Self { admin, metrics, readiness } = self;
@@ -159,6 +166,31 @@ impl Listening {
             serve(readiness, routes::readiness(sources), drain),
         );
         drop(file);
+    }
+}
+
+/// Says that all is as it should be to anybody who asks for readiness, until `until`: where there is no engine, and
+/// shall be none.
+///
+/// # Errors
+/// The port cannot be had.
+pub async fn agree(
+    listen: &Listen,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), AdminError> {
+    let listener = bind_tcp("listen.readiness", listen.readiness).await?;
+    answer_readiness(listener, views::ReadinessView { ready: true, conditions: Vec::new() }, until).await;
+    Ok(())
+}
+
+async fn answer_readiness(
+    listener: TcpListener,
+    readiness: views::ReadinessView,
+    until: impl Future<Output = ()> + Send + 'static,
+) {
+    let serving = axum::serve(Bounded::new(listener), routes::fixed(readiness));
+    if let Err(error) = serving.with_graceful_shutdown(until).await {
+        error!(%error, "admin listener");
     }
 }
 

@@ -5,23 +5,25 @@
 //! attach last (see `reconcile`). Going down, the listeners close first and the pins stay: the kernel goes on
 //! refusing what would have come to us.
 
+mod capture;
 mod proxies;
+mod removal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, About, Sources};
-use crate::config::{self, Ca, Config, Source};
+use crate::admin::{self, About, Listening, Sources};
+use crate::config::{self, Ca, Config, ConfigError, Source};
 use crate::discovery::{DiscoveryOptions, Files, Health, Kubernetes, Origin};
 use crate::drain::{Drain, Watch};
-use crate::kernel::{self, CaptureOptions, Claim, DirectEnd, Kernel, KernelError};
+use crate::kernel::{self, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
 use crate::proxy;
 use crate::proxy::connections::Connections;
@@ -29,33 +31,55 @@ use crate::proxy::direct::Direct;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::native;
-use crate::reconcile::{NodeOptions, Reconciler, Served, Statuses};
+use crate::reconcile::{Reconciler, Served, Statuses};
 use crate::state::{Event, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 
 use self::proxies::Proxies;
 
+pub use self::removal::{uninstall, withdraw};
+
+/// Which configuration.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The file.
+    pub file: PathBuf,
+    /// The node's name, where many nodes share the file.
+    pub node: Option<String>,
+}
+
+impl Configured {
+    fn read(&self) -> Result<Config, ConfigError> {
+        Config::read(&self.file, self.node.as_deref())
+    }
+}
+
 /// Runs the engine until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What could not be set up, on which object, and what to do.
-pub async fn run(config_path: &Path) -> Result<()> {
-    let config = Config::read(config_path)?;
+pub async fn run(configured: &Configured) -> Result<()> {
+    let config = configured.read()?;
     init_log(&config)?;
     match net::raise_open_files() {
         Ok(limit) => info!(limit, "open files"),
         Err(error) => warn!(%error, "cannot raise the limit of open files: connections beyond it will wait"),
     }
     let mut stop = Stop::listen()?;
+    let listening = admin::bind(&config.listen).await?;
     let (drain, watch) = Drain::new();
-    let mut engine = Engine::start(&config, watch).await?;
+    let (sources, mut engine) = match Engine::start(&config, watch.clone()).await {
+        Ok(started) => started,
+        Err(error) => return Err(refuse(&config, listening, error, stop).await),
+    };
+    let admin = tokio::spawn(listening.serve(Arc::new(sources), watch));
     let ended = tokio::select! {
         name = stop.received() => { info!(signal = name, "stopping"); None }
         ended = &mut engine.reconciler => Some(ended),
     };
     match ended {
-        None => engine.finish(drain, config.timeouts.drain).await,
+        None => engine.finish(drain, admin, config.timeouts.drain).await,
         Some(ended) => match ended? {
             Ok(_) => bail!("the reconciler ended by itself"),
             Err(e) => Err(e.into()),
@@ -63,24 +87,12 @@ pub async fn run(config_path: &Path) -> Result<()> {
     }
 }
 
-/// Takes the programs, links and maps of this configuration's instance out of the kernel.
-///
-/// # Errors
-/// What could not be removed; the instance's engine still runs.
-pub fn uninstall(config_path: &Path) -> Result<()> {
-    let config = Config::read(config_path)?;
-    let _claim = Kernel::claim(&config.pin_root())?;
-    Kernel::uninstall(&config.pin_root())?;
-    Ok(())
-}
-
 /// Prints what this machine has and lacks, before anything is installed; `signet check` asks a running engine for more.
 ///
 /// # Errors
 /// The configuration is wrong, or something is missing.
-pub fn check(config_path: &Path) -> Result<()> {
-    let config = Config::read(config_path)?;
-    let findings = kernel::preflight(&capture_options(&config)?);
+pub fn check(configured: &Configured) -> Result<()> {
+    let findings = kernel::preflight(&capture::options(&configured.read()?)?);
     for finding in &findings {
         let result = if finding.ok { "ok" } else { "FAILED" };
         println!("{result:<6}  {:<20}  {}", finding.name, finding.detail);
@@ -91,23 +103,41 @@ pub fn check(config_path: &Path) -> Result<()> {
     }
 }
 
+/// Why the engine does not start, with what the machine lacks. In a cluster readiness says it for a while: whoever looks
+/// at a pod that has just ended finds nobody to ask.
+async fn refuse(
+    config: &Config,
+    listening: Listening,
+    error: anyhow::Error,
+    mut stop: Stop,
+) -> anyhow::Error {
+    let lacks = capture::lacks(config);
+    let error =
+        if lacks.is_empty() { error } else { anyhow::anyhow!("{error}; this machine lacks: {lacks}") };
+    if matches!(config.source, Source::Kubernetes { .. }) {
+        error!(%error, "not started");
+        let stopped = async move { drop(tokio::time::timeout(REFUSAL, stop.received()).await) };
+        listening.refuse(&error.to_string(), stopped).await;
+    }
+    error
+}
+
 /// The running tasks.
 struct Engine {
     reconciler: JoinHandle<Result<Proxies, KernelError>>,
     source: JoinHandle<()>,
-    admin: JoinHandle<()>,
     /// Writes down the ends of direct connections.
     ends: Option<JoinHandle<()>>,
     claim: Claim,
 }
 
 impl Engine {
-    async fn start(config: &Config, drain: Watch) -> Result<Self> {
+    async fn start(config: &Config, drain: Watch) -> Result<(Sources, Self)> {
         let started = Instant::now();
-        let listening = admin::bind(&config.listen).await?;
         let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"));
-        let capture = capture_options(config)?;
-        let claim = Kernel::claim(&capture.pin_root)?;
+        let capture = capture::options(config)?;
+        net::open_settings()?;
+        let claim = Kernel::claim(&capture.pin_root, capture.mount_bpffs)?;
         let (mut kernel, kernel_events) = Kernel::load(&capture)?;
         kernel.register(&mut registry);
         let svids = svid_store(config, &mut registry)?;
@@ -120,7 +150,7 @@ impl Engine {
         let (connections, direct) = (context.connections.clone(), context.direct.clone());
         let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
         let proxies = Proxies::new(Arc::new(context), epoch);
-        let options = node_options(config, &capture)?;
+        let options = capture::node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
         let Started { task: source, events, health } =
@@ -135,18 +165,13 @@ impl Engine {
             preflight: Box::new(move || kernel::preflight(&capture)),
             registry: Arc::new(registry),
         };
-        Ok(Self {
-            reconciler: tokio::spawn(reconciler.run(events, kernel_events, served, drain.clone())),
-            source,
-            admin: tokio::spawn(listening.serve(Arc::new(sources), drain)),
-            ends,
-            claim,
-        })
+        let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
+        Ok((sources, Self { reconciler, source, ends, claim }))
     }
 
     /// Lets live connections finish, then lets go of everything. The pins stay.
-    async fn finish(self, drain: Drain, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, admin, ends, claim: _claim } = self;
+    async fn finish(self, drain: Drain, admin: JoinHandle<()>, deadline: Duration) -> Result<()> {
+        let Self { reconciler, source, ends, claim: _claim } = self;
         let finished = async {
             let mut proxies = reconciler.await??;
             proxies.finished(deadline).await;
@@ -179,59 +204,6 @@ fn init_log(config: &Config) -> Result<()> {
         config::LogFormat::Json => LogFormat::Json,
     };
     Ok(telemetry::init_log(format, LogOutput::Stdout, &config.log.filter)?)
-}
-
-fn capture_options(config: &Config) -> Result<CaptureOptions> {
-    let mount = kernel::cgroup2_mount().context(
-        "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
-    )?;
-    let capture = &config.capture;
-    let cgroup_root = capture.cgroup_root.clone().unwrap_or_else(|| mount.clone());
-    if !cgroup_root.starts_with(&mount) {
-        bail!(
-            "capture.cgroupRoot {}: not below the cgroup2 mount {}",
-            cgroup_root.display(),
-            mount.display()
-        );
-    }
-    Ok(CaptureOptions {
-        pods_root: configured_pods_root(config, &cgroup_root)?,
-        cgroup_root,
-        pin_root: config.pin_root(),
-        unknown_pods: capture.unknown_pods,
-        unprotected: capture.unprotected,
-        engine_timeout: capture.engine_timeout,
-    })
-}
-
-/// A cluster's pods are found by their cgroups, so their root must be known; elsewhere there need be none.
-fn configured_pods_root(config: &Config, cgroup_root: &Path) -> Result<Option<PathBuf>> {
-    match (&config.capture.pods_root, &config.source) {
-        (Some(root), _) => Ok(Some(root.clone())),
-        (None, Source::Files { .. }) => Ok(None),
-        (None, Source::Kubernetes { .. }) => kernel::find_pods_root(cgroup_root).map(Some).with_context(|| {
-            let root = cgroup_root.display();
-            format!("capture.podsRoot: kubelet's cgroup for pods is not found below {root}: start kubelet, or name it")
-        }),
-    }
-}
-
-fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions> {
-    let mount = kernel::cgroup2_mount().context("the cgroup2 mount is gone")?;
-    Ok(NodeOptions {
-        node: config.node.name.clone(),
-        zone: config.node.zone.clone(),
-        pods_root: pods_root(capture, &mount),
-        cgroup_mount: mount,
-        // Two missed stamps are forgiven.
-        heartbeat: capture.engine_timeout / 3,
-    })
-}
-
-/// Relative to the mount.
-fn pods_root(capture: &CaptureOptions, mount: &Path) -> Option<PathBuf> {
-    let root = capture.cgroup_root.join(capture.pods_root.as_ref()?);
-    root.strip_prefix(mount).map(Path::to_owned).ok()
 }
 
 fn proxy_context(
@@ -343,3 +315,6 @@ impl Stop {
         }
     }
 }
+
+/// How long readiness tells why there is no engine, before the process ends and is started again.
+const REFUSAL: Duration = Duration::from_secs(20);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod duration;
 mod mesh;
 
 pub use mesh::{Mesh, SameNode, Tunnel};
@@ -109,6 +110,8 @@ pub struct Capture {
     pub pods_root: Option<PathBuf>,
     /// `/sys/fs/bpf/signet` where absent; the instance's name is appended.
     pub pin_root: PathBuf,
+    /// Mount bpffs there, if there is none. A mount in a container would end with it.
+    pub mount_bpffs: bool,
     /// What a pod nobody knows may do without an engine.
     pub unknown_pods: UnknownPods,
     /// What UDP, SCTP and raw sockets of enrolled workloads may do.
@@ -234,23 +237,27 @@ impl Mistake {
 }
 
 impl Config {
-    /// Reads and checks the file.
+    /// Reads and checks the file. `node` is the node's name where the file, which many nodes share, has none.
     ///
     /// # Errors
     /// File, field and reason.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub fn read(path: &Path, node: Option<&str>) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
+        Self::parse(path, &text, node)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+    fn parse(path: &Path, text: &str, node: Option<&str>) -> Result<Self, ConfigError> {
         let path = path.to_owned();
         let value: serde_json::Value = match serde_saphyr::from_str(text) {
             Ok(value) => value,
             Err(e) => return Err(ConfigError::Syntax { path, reason: e.without_snippet().to_string() }),
         };
-        Self::from_value(value).map_err(|mistake| ConfigError::Field { path, mistake })
+        let parsed = match node {
+            Some(name) => named(value, name),
+            None => Ok(value),
+        };
+        parsed.and_then(Self::from_value).map_err(|mistake| ConfigError::Field { path, mistake })
     }
 
     fn from_value(value: serde_json::Value) -> Result<Self, Mistake> {
@@ -319,6 +326,7 @@ impl Default for Capture {
             cgroup_root: None,
             pods_root: None,
             pin_root: "/sys/fs/bpf/signet".into(),
+            mount_bpffs: true,
             unknown_pods: UnknownPods::Pass,
             unprotected: Unprotected::Pass,
             engine_timeout: Duration::from_secs(5),
@@ -353,28 +361,27 @@ impl Default for Log {
     }
 }
 
+/// The file with the name from the command line in it.
+fn named(mut value: serde_json::Value, name: &str) -> Result<serde_json::Value, Mistake> {
+    if value.pointer("/node/name").is_some() {
+        return Err(Mistake::new("node.name", "is given by --node too: leave one of them out"));
+    }
+    if let Some(node) = value
+        .as_object_mut()
+        .map(|file| file.entry("node").or_insert_with(|| serde_json::json!({})))
+        .and_then(serde_json::Value::as_object_mut)
+    {
+        node.insert("name".to_owned(), name.into());
+    }
+    Ok(value)
+}
+
 fn default_instance() -> String {
     "default".into()
 }
 
 fn default_ttl() -> Duration {
     Duration::from_secs(24 * 3600)
-}
-
-mod duration {
-    //! `10s`, `1h 30m`: humantime's form.
-    use std::time::Duration;
-
-    use serde::Deserialize;
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            serde::de::Error::custom(format!(
-                "{text:?} is no duration ({e}): write for example 10s, 5m or 1h 30m"
-            ))
-        })
-    }
 }
 
 /// No step of a connection is worth a longer wait.

@@ -17,6 +17,7 @@
 //! | `cgroup`, `pods` | cgroup directories, and which one is a pod's |
 //! | `netns`, `diag`, `listening`, `clock` | namespace cookies, the kernel's list of sockets, who listens where, its clock |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
+//! | `removal` | all of it taken out again |
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -52,19 +53,21 @@ mod origins;
 mod pods;
 mod preflight;
 mod programs;
+mod removal;
 mod steering;
 
-pub use cgroup::{Cgroup, cgroup2_mount};
+pub use cgroup::{Cgroup, cgroup2_mount, own_node_root};
 pub use direct::{
     Direct, DirectBytes, DirectEnd, DirectFlow, DirectFlows, DirectRoute, DirectServer, DirectService,
 };
 pub use error::KernelError;
 pub use events::KernelEvent;
 pub use netns::netns_cookie;
-pub use object::Claim;
+pub use object::{Claim, is_on_bpffs};
 pub use origins::{Origin, Origins};
 pub use pods::{find_pods_root, pod_cgroups};
 pub use preflight::{Finding, preflight};
+pub use removal::{steered_namespaces, uninstall};
 
 use link::AttachType;
 use maps::Maps;
@@ -80,6 +83,8 @@ pub struct CaptureOptions {
     pub pods_root: Option<PathBuf>,
     /// `/sys/fs/bpf/signet/<instance>`.
     pub pin_root: PathBuf,
+    /// Mount bpffs where the pins are to be, if there is none.
+    pub mount_bpffs: bool,
     /// What a pod cgroup nobody knows may do when the engine is gone.
     pub unknown_pods: UnknownPods,
     /// What UDP/SCTP/raw sockets of enrolled workloads may do.
@@ -142,11 +147,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Makes this process the one engine of the instance with these pins; before [`Kernel::load`] and [`Kernel::uninstall`].
+    /// Makes this process the one engine of the instance with these pins; before [`Kernel::load`] and [`uninstall`].
     ///
     /// # Errors
     /// Another process is that already, or the pins' directory cannot be made.
-    pub fn claim(pin_root: &Path) -> Result<Claim, KernelError> {
+    pub fn claim(pin_root: &Path, mount_bpffs: bool) -> Result<Claim, KernelError> {
+        if !mount_bpffs && !is_on_bpffs(pin_root) {
+            return Err(KernelError::NoBpffs { path: pin_root.to_owned() });
+        }
         let pins = Pins::new(pin_root);
         pins.prepare()?;
         pins.claim()
@@ -314,22 +322,6 @@ impl Kernel {
         match metrics::Capture::open(&self.pins) {
             Ok(capture) => registry.register_collector(Box::new(capture)),
             Err(error) => tracing::warn!(%error, "no capture metrics"),
-        }
-    }
-
-    /// Detaches and unpins everything of this instance: `signetd --uninstall`, and un-installation in tests.
-    ///
-    /// # Errors
-    /// What failed and what to do.
-    pub fn uninstall(pin_root: &Path) -> Result<(), KernelError> {
-        for pin in object::list(&Pins::new(pin_root).links())? {
-            link::remove(&pin)?;
-        }
-        match std::fs::remove_dir_all(pin_root) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(KernelError::file("remove", pin_root)(e))
-            }
-            _ => Ok(()),
         }
     }
 

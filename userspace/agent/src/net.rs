@@ -11,6 +11,7 @@ mod listen;
 mod netns;
 mod relay;
 mod routing;
+mod settings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ pub use leg::{Leg, Received, arm, disarm, reset};
 pub use listen::{Listeners, prepare, restore};
 pub use netns::Netns;
 pub use relay::{Action, RelayError, Side, Traffic, relay, relay_after};
+pub use settings::open as open_settings;
 
 /// Why a socket could not be had, sorted by who is to blame.
 #[derive(Debug, thiserror::Error)]

@@ -30,9 +30,15 @@ pub(super) fn metrics(sources: Arc<Sources>) -> Router {
     Router::new().route("/metrics", get(scrape)).route("/stats/prometheus", get(scrape)).with_state(sources)
 }
 
-/// The probe's path.
+/// The probes' paths: whether the engine carries traffic, and whether it answers at all.
 pub(super) fn readiness(sources: Arc<Sources>) -> Router {
-    Router::new().route("/healthz/ready", get(ready)).with_state(sources)
+    Router::new().route("/healthz/ready", get(ready)).route("/healthz/live", get(live)).with_state(sources)
+}
+
+/// The same with an answer that does not change.
+pub(super) fn fixed(readiness: views::ReadinessView) -> Router {
+    let answer = move || std::future::ready(readiness_answer(readiness.clone()));
+    Router::new().route("/healthz/ready", get(answer)).route("/healthz/live", get(live))
 }
 
 type Route = axum::routing::MethodRouter<Arc<Sources>>;
@@ -48,7 +54,15 @@ async fn scrape(State(sources): State<Arc<Sources>>) -> Response {
 }
 
 async fn ready(State(sources): State<Arc<Sources>>) -> Response {
-    let readiness = views::readiness(&sources);
+    readiness_answer(views::readiness(&sources))
+}
+
+/// The runtime answers: what it waits for, readiness says.
+async fn live() -> &'static str {
+    "alive\n"
+}
+
+fn readiness_answer(readiness: views::ReadinessView) -> Response {
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }

@@ -9,7 +9,19 @@ ca: {istio: {address: 'https://10.0.0.1:15012', roots: /r.pem, token: /t}}
 ";
 
 fn parse(text: &str) -> Result<Config, String> {
-    Config::parse(Path::new("/etc/signetd.yaml"), text).map_err(|e| e.to_string())
+    Config::parse(Path::new("/etc/signetd.yaml"), text, None).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_file_that_nodes_share_gets_its_name_from_the_command_line() {
+    let shared = MINIMAL.replace("node: {name: n1}", "node: {zone: a}");
+    let named = |text: &str| Config::parse(Path::new("/etc/signetd.yaml"), text, Some("n7"));
+    let node = named(&shared).unwrap().node;
+    assert_eq!((node.name.as_str(), node.zone.as_str()), ("n7", "a"));
+    assert_eq!(named(&MINIMAL.replace("node: {name: n1}", "")).unwrap().node.name, "n7");
+    assert!(parse(&shared).unwrap_err().starts_with("/etc/signetd.yaml: node: "));
+    assert!(named(MINIMAL).unwrap_err().to_string().starts_with("/etc/signetd.yaml: node.name: "));
+    assert!(named("- a").is_err());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod kind;
 mod seen;
 mod subject;
 mod trim;
+mod withdraw;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,6 +38,7 @@ use crate::state::Event;
 use crate::telemetry::Registry;
 
 pub use self::health::Health;
+pub use self::withdraw::{WithdrawError, withdraw};
 
 use self::follow::{Follower, Heard};
 use self::kind::{Kind, Resource};

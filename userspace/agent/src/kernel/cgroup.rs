@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, fstat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 use super::error::KernelError;
+use super::pods;
 use crate::addr::CgroupId;
 
 /// A cgroup directory: its id, its processes, its network namespace.
@@ -175,9 +177,26 @@ fn parse_mounts(mounts: &str) -> Option<PathBuf> {
 
 /// The cgroup2 directory this process itself is in; `None` where it is in none.
 pub(super) fn own(mount: &Path) -> Option<PathBuf> {
-    let lines = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    // A thread of its own, since it does not come back from where it looks.
+    let lines = std::thread::scope(|scope| scope.spawn(own_cgroups).join()).ok()?.ok()?;
     let path = lines.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(mount.join(path))
+}
+
+/// As the machine's first process sees them: a container runtime may give a container a cgroup namespace of its own, in
+/// which its cgroup is the root, while the mount is the machine's.
+fn own_cgroups() -> io::Result<String> {
+    // Without the right, or the machine's processes in sight, there is no container around either.
+    let _ = File::open("/proc/1/ns/cgroup")
+        .and_then(|namespace| Ok(nix::sched::setns(namespace, CloneFlags::CLONE_NEWCGROUP)?));
+    std::fs::read_to_string("/proc/thread-self/cgroup")
+}
+
+/// The cgroup root of the node whose kubelet has started this process: the mount, unless kubelet has a root of its own,
+/// as where several nodes share a kernel. `None` where this is no pod.
+#[must_use]
+pub fn own_node_root(mount: &Path) -> Option<PathBuf> {
+    pods::node_root(&own(mount)?).filter(|root| root.starts_with(mount))
 }
 
 /// The calling thread's network namespace: the process's own, since no thread stays in another.
@@ -196,6 +215,18 @@ mod tests {
             cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n";
         assert_eq!(parse_mounts(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
         assert_eq!(parse_mounts("tmpfs / tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_cgroup_namespace_does_not_hide_where_this_process_is() {
+        let mount = cgroup2_mount().expect("a machine for these tests has cgroup2");
+        let here = own(&mount);
+        let inside = std::thread::spawn(move || {
+            // Without the right to make one, there is none.
+            let _ = nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP);
+            own(&mount)
+        });
+        assert_eq!(inside.join().unwrap(), here);
     }
 
     #[test]

@@ -48,6 +48,16 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// There is no bpffs, and it is the node's to mount.
+    #[error(
+        "no bpffs at {path}, and capture.mountBpffs is off: mount it on the node (`mount -t bpf bpf /sys/fs/bpf`); a \
+         container's own would end with it, and the capture too",
+        path = path.display()
+    )]
+    NoBpffs {
+        /// Where.
+        path: PathBuf,
+    },
     /// The object does not load.
     #[error("cannot load the eBPF object: {0}; `signet check` says what this kernel lacks")]
     Load(#[source] Box<aya::EbpfError>),

@@ -186,7 +186,8 @@ fn mount_bpffs(root: &Path) -> Result<(), KernelError> {
 }
 
 /// Whether `path`, or its nearest ancestor that exists, is on bpffs.
-pub(super) fn is_on_bpffs(path: &Path) -> bool {
+#[must_use]
+pub fn is_on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find_map(|a| nix::sys::statfs::statfs(a).ok());
     existing.is_some_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }

@@ -31,6 +31,15 @@ pub fn find_pods_root(cgroup_root: &Path) -> Option<PathBuf> {
     ROOTS.iter().map(PathBuf::from).find(|root| cgroup_root.join(root).is_dir())
 }
 
+/// The cgroup root of the node that a process of a pod is on, from the process's cgroup; `None` for one of no pod.
+pub(super) fn node_root(own: &Path) -> Option<PathBuf> {
+    let at = own.ancestors().skip(1).find_map(|above| {
+        let root = ROOTS.iter().filter(|root| above.ends_with(root)).max_by_key(|root| root.len())?;
+        above.ancestors().nth(Path::new(root).components().count())
+    });
+    at.map(Path::to_owned)
+}
+
 /// Guaranteed pods have no class of their own.
 const GUARANTEED: &str = "";
 const QOS: [&str; 3] = [GUARANTEED, "burstable", "besteffort"];
@@ -103,6 +112,16 @@ mod tests {
         for (root, path, uid) in REAL {
             assert!(pod_cgroups(Path::new(root), uid).contains(&PathBuf::from(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn a_process_of_a_pod_knows_its_nodes_root() {
+        let mount = Path::new("/sys/fs/cgroup");
+        for (root, path, _) in REAL {
+            let node = if root.starts_with("n1/") { mount.join("n1") } else { mount.to_owned() };
+            assert_eq!(node_root(&mount.join(path).join("0123456789abcdef")), Some(node), "{path}");
+        }
+        assert_eq!(node_root(&mount.join("system.slice/signetd.service")), None);
     }
 
     #[test]

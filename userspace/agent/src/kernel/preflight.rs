@@ -30,7 +30,7 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
         type_information(),
         cgroup2(),
         cgroup_root(&options.cgroup_root),
-        bpffs(&options.pin_root),
+        bpffs(&options.pin_root, options.mount_bpffs),
         capabilities(),
         destroy(),
     ];
@@ -98,15 +98,17 @@ fn cgroup_root(root: &Path) -> Finding {
     )
 }
 
-fn bpffs(pin_root: &Path) -> Finding {
+fn bpffs(pin_root: &Path, mounts: bool) -> Finding {
     let at = pin_root.display();
     finding(
         "bpffs",
-        Ok(if is_on_bpffs(pin_root) {
-            format!("{at} is on bpffs")
-        } else {
-            format!("{at} is not on bpffs: signetd mounts it when it starts")
-        }),
+        match (is_on_bpffs(pin_root), mounts) {
+            (true, _) => Ok(format!("{at} is on bpffs")),
+            (false, true) => Ok(format!("{at} is not on bpffs: signetd mounts it when it starts")),
+            (false, false) => {
+                Err(format!("{at} is not on bpffs: mount it on the node (`mount -t bpf bpf /sys/fs/bpf`)"))
+            }
+        },
     )
 }
 
@@ -166,15 +168,15 @@ fn program_types() -> Vec<Finding> {
 /// Debian 12, Amazon Linux 2023, Bottlerocket.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// Bits of include/uapi/linux/capability.h. DAC_READ_SEARCH opens cgroups by id, NET_RAW and SYS_PTRACE reach the
-/// namespaces of other users' processes.
-const CAPABILITIES: [(u32, &str); 6] = [
+/// Bits of include/uapi/linux/capability.h. DAC_READ_SEARCH opens cgroups by id, SYS_PTRACE reaches the namespaces of
+/// other users' processes, NET_BIND_SERVICE takes a client's port where that is a low one.
+/// SYS_ADMIN enters namespaces, and includes BPF and PERFMON.
+const CAPABILITIES: [(u32, &str); 5] = [
     (2, "CAP_DAC_READ_SEARCH"),
+    (10, "CAP_NET_BIND_SERVICE"),
     (12, "CAP_NET_ADMIN"),
-    (13, "CAP_NET_RAW"),
     (19, "CAP_SYS_PTRACE"),
     (21, "CAP_SYS_ADMIN"),
-    (39, "CAP_BPF"),
 ];
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl Node {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        Kernel::uninstall(&self.options.pin_root).unwrap();
+        signet_agent::kernel::uninstall(&self.options.pin_root).unwrap();
         remove_cgroups(&self.options.cgroup_root);
     }
 }
@@ -164,6 +164,7 @@ fn options(name: &str, unknown_pods: UnknownPods, unprotected: Unprotected) -> C
         cgroup_root: cgroup2_mount().unwrap_or_default().join(&name),
         pods_root: Some("pods".into()),
         pin_root: Path::new("/sys/fs/bpf").join(&name),
+        mount_bpffs: true,
         unknown_pods,
         unprotected,
         engine_timeout: Duration::from_secs(60),

@@ -142,21 +142,21 @@ fn uninstalling_leaves_nothing_behind() {
     let _server = outside.listen(SERVER);
     node.enrol(&pod);
     assert!(is_captured(pod.run(connect)));
-    Kernel::uninstall(&node.options.pin_root).unwrap();
+    signet_agent::kernel::uninstall(&node.options.pin_root).unwrap();
     assert!(!node.options.pin_root.exists());
     pod.run(connect).expect("it takes its native path again");
-    Kernel::uninstall(&node.options.pin_root).expect("once more is fine");
+    signet_agent::kernel::uninstall(&node.options.pin_root).expect("once more is fine");
 }
 
 #[test]
 fn an_instance_has_one_engine_at_a_time() {
     require_root_and_ebpf!();
     let node = Node::start();
-    let first = Kernel::claim(&node.options.pin_root).unwrap();
-    let second = Kernel::claim(&node.options.pin_root).unwrap_err();
+    let first = Kernel::claim(&node.options.pin_root, true).unwrap();
+    let second = Kernel::claim(&node.options.pin_root, true).unwrap_err();
     assert!(matches!(second, KernelError::InstanceInUse { .. }), "{second}");
     drop(first);
-    Kernel::claim(&node.options.pin_root).expect("the first has ended");
+    Kernel::claim(&node.options.pin_root, true).expect("the first has ended");
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! The chart in `deploy/chart`: what it renders, and what it refuses to.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use signet_testkit::cluster::release::{self, NAMESPACE};
+use signet_testkit::cluster::{Helm, Kubectl};
+use signet_testkit::need::Need;
+
+use crate::shared;
+
+pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
+    every_manifest_passes_the_api_servers_strict_dry_run,
+    no_role_has_a_wildcard,
+    a_misspelt_value_is_refused_and_named,
+    the_chart_has_the_version_of_the_programs,
+);
+
+fn every_manifest_passes_the_api_servers_strict_dry_run() -> Result<()> {
+    let cluster = shared::cluster()?;
+    let kubectl = cluster.kubectl();
+    kubectl.create_namespace(NAMESPACE)?;
+    for file in fs::read_dir(release::chart("crds"))? {
+        dry_run(kubectl, &fs::read_to_string(file?.path())?)?;
+    }
+    let helm = Helm::new(&cluster)?;
+    for values in [&[][..], &["signetd.privileged=true", "resourceQuota.enabled=true"], EXTERNAL_CA] {
+        let manifests = helm.template(None, values)?;
+        let kinds = dry_run(kubectl, &manifests)?;
+        ensure!(kinds.contains("DaemonSet") && kinds.len() >= 6, "only {kinds:?} for {values:?}");
+    }
+    Ok(())
+}
+
+fn no_role_has_a_wildcard() -> Result<()> {
+    let cluster = shared::cluster()?;
+    let manifests = Helm::new(&cluster)?.template(None, &[])?;
+    let mut roles = 0;
+    for object in objects(cluster.kubectl(), &manifests)? {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if !["Role", "ClusterRole"].contains(&kind) {
+            continue;
+        }
+        roles += 1;
+        for rule in object["rules"].as_array().context("a role has rules")? {
+            for list in ["apiGroups", "resources", "verbs"] {
+                let words = rule[list].as_array().with_context(|| format!("{list} of {rule}"))?;
+                let is_wild = |word: &&Value| word.as_str().is_none_or(|word| word.contains('*'));
+                ensure!(!words.iter().any(|word| is_wild(&word)), "{kind}: {rule}");
+            }
+        }
+    }
+    ensure!(roles >= 4, "the chart has {roles} roles: the test looks at the wrong things");
+    Ok(())
+}
+
+fn a_misspelt_value_is_refused_and_named() -> Result<()> {
+    let helm = Helm::new(&*shared::cluster()?)?;
+    for (value, named) in [
+        ("signetd.unknownPod=deny", "unknownPod"),
+        ("signetd.unknownPods=maybe", "unknownPods"),
+        ("imgae.tag=1", "imgae"),
+        ("ca.replicas=0", "replicas"),
+        ("signetd.svidTtl=soon", "svidTtl"),
+        ("ca.enabled=false", "ca.address"),
+    ] {
+        let Err(error) = helm.template(None, &[value]) else { bail!("{value} was taken") };
+        ensure!(format!("{error:#}").contains(named), "{value}: {error:#}");
+    }
+    Ok(())
+}
+
+fn the_chart_has_the_version_of_the_programs() -> Result<()> {
+    let chart = fs::read_to_string(release::chart("Chart.yaml"))?;
+    for field in ["version", "appVersion"] {
+        let wanted = format!("{field}: {VERSION}");
+        ensure!(chart.lines().any(|line| line == wanted), "Chart.yaml has not {wanted:?}");
+    }
+    Ok(())
+}
+
+/// What the API server would make of manifests, and has no objection to: their kinds.
+fn dry_run(kubectl: &Kubectl, manifests: &str) -> Result<BTreeSet<String>> {
+    let kind = |object: &Value| object["kind"].as_str().map(str::to_owned).context("an object has a kind");
+    objects(kubectl, manifests)?.iter().map(kind).collect()
+}
+
+fn objects(kubectl: &Kubectl, manifests: &str) -> Result<Vec<Value>> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), manifests)?;
+    let path = file.path().to_str().context("a path in UTF-8")?;
+    let said = kubectl.json(&["apply", "--dry-run=server", "--validate=strict", "--filename", path])?;
+    Ok(said["items"].as_array().cloned().unwrap_or_else(|| vec![said]))
+}
+
+const EXTERNAL_CA: &[&str] = &["ca.enabled=false", "ca.address=https://istiod.istio-system.svc:15012"];
+const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,88 @@
+//! From the configuration and this machine to what is captured: cgroup root, pods' root, pins.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::config::{Config, Source};
+use crate::kernel::{self, CaptureOptions};
+use crate::reconcile::NodeOptions;
+
+/// What the kernel door is told.
+///
+/// # Errors
+/// The machine has no cgroup2, or not what the configuration says of it.
+pub(super) fn options(config: &Config) -> Result<CaptureOptions> {
+    let mount = kernel::cgroup2_mount().context(
+        "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
+    )?;
+    let capture = &config.capture;
+    let cgroup_root = capture.cgroup_root.clone().unwrap_or_else(|| default_cgroup_root(config, &mount));
+    if !cgroup_root.starts_with(&mount) {
+        bail!(
+            "capture.cgroupRoot {}: not below the cgroup2 mount {}",
+            cgroup_root.display(),
+            mount.display()
+        );
+    }
+    Ok(CaptureOptions {
+        pods_root: configured_pods_root(config, &cgroup_root)?,
+        cgroup_root,
+        pin_root: config.pin_root(),
+        mount_bpffs: capture.mount_bpffs,
+        unknown_pods: capture.unknown_pods,
+        unprotected: capture.unprotected,
+        engine_timeout: capture.engine_timeout,
+    })
+}
+
+/// In a cluster that of the node whose kubelet has started this process.
+fn default_cgroup_root(config: &Config, mount: &Path) -> PathBuf {
+    let node = match config.source {
+        Source::Kubernetes { .. } => kernel::own_node_root(mount),
+        Source::Files { .. } => None,
+    };
+    node.unwrap_or_else(|| mount.to_owned())
+}
+
+/// A cluster's pods are found by their cgroups, so their root must be known; elsewhere there need be none.
+fn configured_pods_root(config: &Config, cgroup_root: &Path) -> Result<Option<PathBuf>> {
+    match (&config.capture.pods_root, &config.source) {
+        (Some(root), _) => Ok(Some(root.clone())),
+        (None, Source::Files { .. }) => Ok(None),
+        (None, Source::Kubernetes { .. }) => kernel::find_pods_root(cgroup_root).map(Some).with_context(|| {
+            let root = cgroup_root.display();
+            format!("capture.podsRoot: kubelet's cgroup for pods is not found below {root}: start kubelet, or name it")
+        }),
+    }
+}
+
+/// What `reconcile` is told.
+///
+/// # Errors
+/// The cgroup2 mount has gone meanwhile.
+pub(super) fn node_options(config: &Config, capture: &CaptureOptions) -> Result<NodeOptions> {
+    let mount = kernel::cgroup2_mount().context("the cgroup2 mount is gone")?;
+    Ok(NodeOptions {
+        node: config.node.name.clone(),
+        zone: config.node.zone.clone(),
+        pods_root: pods_root(capture, &mount),
+        cgroup_mount: mount,
+        // Two missed stamps are forgiven.
+        heartbeat: capture.engine_timeout / 3,
+    })
+}
+
+/// Relative to the mount.
+fn pods_root(capture: &CaptureOptions, mount: &Path) -> Option<PathBuf> {
+    let root = capture.cgroup_root.join(capture.pods_root.as_ref()?);
+    root.strip_prefix(mount).map(Path::to_owned).ok()
+}
+
+/// What this machine lacks, in one line; empty where it has all, or where that cannot be asked.
+pub(super) fn lacks(config: &Config) -> String {
+    let Ok(options) = options(config) else { return String::new() };
+    let findings = kernel::preflight(&options);
+    let failed = findings.iter().filter(|finding| !finding.ok);
+    failed.map(|finding| format!("{}: {}", finding.name, finding.detail)).collect::<Vec<_>>().join("; ")
+}
