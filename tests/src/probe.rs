@@ -10,8 +10,8 @@ mod serve;
 mod uring;
 
 pub use dial::{Kind, Target, dial};
-pub use idle::{hold, idle};
-pub use serve::serve;
+pub use idle::{abort, hold, idle};
+pub use serve::{Answer, serve};
 
 use std::net::SocketAddr;
 

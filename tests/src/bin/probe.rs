@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use signet_testkit::probe::{Kind, Target, dial, hold, idle, serve};
+use signet_testkit::probe::{Answer, Kind, Target, abort, dial, hold, idle, serve};
 
 /// Test client and server.
 #[derive(Parser)]
@@ -19,6 +19,9 @@ enum Role {
     Serve {
         /// On all addresses.
         port: u16,
+        /// Reset each connection when its client has half-closed.
+        #[arg(long)]
+        reset: bool,
     },
     /// Connects once and prints a report.
     Dial {
@@ -42,6 +45,11 @@ enum Role {
         /// The destination.
         to: SocketAddr,
     },
+    /// Resets a connection after its first echo.
+    Abort {
+        /// The destination.
+        to: SocketAddr,
+    },
     /// Keeps many connections silent.
     Idle {
         /// The destination.
@@ -53,13 +61,18 @@ enum Role {
 
 fn main() -> Result<()> {
     match Arguments::parse().role {
-        Role::Serve { port } => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(port))?;
+        Role::Serve { port, reset } => {
+            let answer = if reset { Answer::Reset } else { Answer::Echo };
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(serve(port, answer))?;
         }
         Role::Dial { to, kind, from, device, text } => {
             println!("{}", serde_json::to_string(&dial(kind, &Target { to, from, device }, &text))?);
         }
         Role::Hold { to } => hold(to)?,
+        Role::Abort { to } => abort(to)?,
         Role::Idle { to, count } => idle(to, count)?,
     }
     Ok(())

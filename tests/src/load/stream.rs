@@ -1,7 +1,7 @@
 //! Bytes in one direction, as fast as they go.
 
 use std::fmt::{self, Display, Formatter};
-use std::io::{ErrorKind, Read, Result, Write};
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ready::{Interest, Ready};
 use super::window::Span;
-use super::{Order, STREAM_BUFFER_BYTES, Window, deal, open};
+use super::{Order, PATIENCE, STREAM_BUFFER_BYTES, Window, deal, open};
 
 /// Where the bytes go, seen from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,12 +31,12 @@ impl Display for Direction {
     }
 }
 
-/// What all streams moved together within the window.
+/// What all streams moved together within the window, or until the first byte after it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Flow {
     /// All of them.
     pub bytes: u64,
-    /// The window's length.
+    /// The window's length; longer where no byte came in it.
     pub seconds: f64,
     /// Processor time of the engines.
     pub cpu_seconds: f64,
@@ -52,30 +52,40 @@ pub fn stream(to: SocketAddr, streams: usize, direction: Direction, window: &Win
         Direction::Download => Order::Download,
     };
     let streams = (0..streams).map(|_| open(to, order)).collect::<Result<Vec<_>>>()?;
-    let crew =
-        deal(streams).into_iter().map(|hand| move |span: Span| Ok((pump(hand, direction, span)?, span)));
+    let crew = deal(streams).into_iter().map(|hand| move |span| pump(hand, direction, span));
     let (moved, cpu_seconds) = window.open(crew.collect())?;
-    let seconds = moved.first().map_or(0.0, |(_, span)| span.seconds());
-    Ok(Flow { bytes: moved.iter().map(|(bytes, _)| bytes).sum(), seconds, cpu_seconds })
+    let seconds = moved.iter().map(|moved| moved.seconds).fold(0.0, f64::max);
+    Ok(Flow { bytes: moved.iter().map(|moved| moved.bytes).sum(), seconds, cpu_seconds })
 }
 
-/// Bytes of one thread's streams.
-fn pump(mut streams: Vec<TcpStream>, direction: Direction, span: Span) -> Result<u64> {
+/// What one thread's streams moved.
+struct Moved {
+    bytes: u64,
+    seconds: f64,
+}
+
+/// Until the window closes. Where it was too short for any byte, the first ones after it tell.
+fn pump(mut streams: Vec<TcpStream>, direction: Direction, span: Span) -> Result<Moved> {
     let (ready, mut events) = (Ready::new()?, Ready::events());
     for (number, stream) in streams.iter().enumerate() {
         stream.set_nonblocking(true)?;
         ready.watch(stream, direction.interest(), number)?;
     }
-    let (mut buffer, mut counted) = (vec![0; STREAM_BUFFER_BYTES], 0);
-    while Instant::now() < span.end {
-        for number in ready.wait(&mut events, Some(span.end))? {
-            let bytes = direction.move_some(&mut streams[number], &mut buffer)?;
-            if span.holds(Instant::now()) {
-                counted += bytes as u64;
+    let (mut buffer, mut bytes, mut now) = (vec![0; STREAM_BUFFER_BYTES], 0, Instant::now());
+    while now < span.end || bytes == 0 {
+        let deadline = if now < span.end { span.end } else { span.end + PATIENCE };
+        if now >= deadline {
+            return Err(Error::new(ErrorKind::TimedOut, "not one byte was moved"));
+        }
+        for number in ready.wait(&mut events, Some(deadline))? {
+            let moved = direction.move_some(&mut streams[number], &mut buffer)?;
+            if Instant::now() >= span.begin {
+                bytes += moved as u64;
             }
         }
+        now = Instant::now();
     }
-    Ok(counted)
+    Ok(Moved { bytes, seconds: (now.max(span.end) - span.begin).as_secs_f64() })
 }
 
 impl Direction {

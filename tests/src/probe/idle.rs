@@ -1,4 +1,4 @@
-//! Clients that keep their connections: one that talks, and many that are silent.
+//! Clients that keep their connections: one that talks, many that are silent; and one that resets its own.
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::dial::{Kind, Target, connect};
+use super::serve::reset;
 
 /// Keeps one connection busy with small echoes until it breaks. Prints `established` after the first echo, and
 /// `ended: <error kind>` at the end.
@@ -24,6 +25,19 @@ pub fn hold(to: SocketAddr) -> Result<()> {
         }
         std::thread::sleep(BETWEEN_ECHOES);
     }
+}
+
+/// Opens a connection, resets it after the first echo, and prints `reset`.
+///
+/// # Errors
+/// It could not be established.
+pub fn abort(to: SocketAddr) -> Result<()> {
+    let mut connection = greeted(to)?;
+    echo(&mut connection)?;
+    reset(connection.get_ref())?;
+    drop(connection);
+    println!("reset");
+    Ok(())
 }
 
 /// Opens `count` connections and leaves them idle until killed. Prints `open <n>` when the server has greeted on all of

@@ -20,6 +20,25 @@ impl Pod {
         Ok(process)
     }
 
+    /// Starts a server that resets each connection when its client has half-closed, and waits until it listens.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve_resets(&self, port: u16) -> Result<Process> {
+        let process = self.probe(&format!("reset-{port}"), &["serve", "--reset", &port.to_string()])?;
+        process.wait_for_line(&["listening"], STARTED_WITHIN)?;
+        Ok(process)
+    }
+
+    /// Opens a connection to `to`, and resets it after the first echo.
+    ///
+    /// # Errors
+    /// It could not be established.
+    pub fn abort(&self, to: &str) -> Result<()> {
+        let process = self.probe("abort", &["abort", to])?;
+        process.wait_for_line(&["reset"], STARTED_WITHIN).map(drop)
+    }
+
     /// Connects to `to` (`address:port`) and reports; `options` are the probe's (`--kind`, `--from`, `--device`, `--text`).
     ///
     /// # Errors

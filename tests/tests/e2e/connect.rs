@@ -1,17 +1,13 @@
 //! Every way an application opens a connection ends in mTLS on the wire, and looks to both ends as if it had not.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use signet_testkit::capture::Capture;
 use signet_testkit::mesh::Mesh;
 use signet_testkit::need::Need;
-use signet_testkit::nginx;
 use signet_testkit::pod::{Enrolment, Pod, PodSpec};
 use signet_testkit::probe::Report;
 use signet_testkit::process::{Place, Process, stdout};
-use signet_testkit::wait;
 
 use crate::{Test, shared};
 
@@ -27,10 +23,6 @@ pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("t
     a_server_outside_the_mesh_is_reached_in_clear,
     udp_passes_and_is_counted,
     udp_is_refused_where_the_node_says_so,
-);
-
-pub(crate) const BULK_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("socat"), Need::Program("ss")] =>
-    bulk_data_arrives_whole_in_both_directions,
 );
 
 fn every_kind_of_connect_crosses_the_link_as_mtls() -> Result<()> {
@@ -208,28 +200,6 @@ fn udp_is_refused_where_the_node_says_so() -> Result<()> {
 fn udp_sockets(mesh: &Mesh, action: &str) -> Result<f64> {
     let labels = [("protocol", "udp"), ("action", action)];
     Ok(mesh.n1.metrics()?.sum("signet_unprotected_sockets_total", &labels))
-}
-
-/// The sender half-closes; the receiver writes what it got to a file and ends.
-fn bulk_data_arrives_whole_in_both_directions() -> Result<()> {
-    let mesh = shared::mesh()?;
-    let pair = Pair::start(&mesh, "bulk")?;
-    for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
-        let (sent, received) = (from.directory()?.join("sent"), to.directory()?.join("received"));
-        let expected = nginx::write_noise(&sent, 64)?;
-        let into = format!("OPEN:{},creat,trunc", received.display());
-        let mut receiver = to.spawn("socat", &["socat", "-u", "TCP-LISTEN:9001,reuseaddr", &into])?;
-        wait::until("socat listens", Duration::from_secs(10), || {
-            let listening = to.run(&["ss", "-Hltn", "sport = :9001"])?;
-            ensure!(!listening.is_empty(), "it does not");
-            Ok(())
-        })?;
-        let target = format!("TCP:{}:9001", to.ipv4());
-        from.run(&["socat", "-u", &format!("OPEN:{}", sent.display()), &target])?;
-        receiver.wait(Duration::from_secs(30))?;
-        ensure!(nginx::sha256(&received)? == expected, "64 MiB from {} arrived damaged", from.name());
-    }
-    Ok(())
 }
 
 /// A client on the first node and a serving pod on the second, in a namespace of their own.

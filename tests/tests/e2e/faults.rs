@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 use signet_testkit::capture::Capture;
 use signet_testkit::mesh::Mesh;
@@ -232,14 +233,18 @@ fn svids_rotate_under_a_download_and_outlive_a_ca_outage() -> Result<()> {
 fn thousands_of_idle_connections_leave_room_for_others() -> Result<()> {
     let mesh = shared::mesh()?;
     let pair = Pair::start(&mesh, "idle")?;
-    let _idle = pair.client.idle(&pair.v4(), IDLE)?;
+    let _idle = pair.client.idle(&pair.v4(), idle_connections()?)?;
     pair.client.dial(&pair.v4(), &[])?.answered().context("one more")?;
     let other = Pair::start(&mesh, "idle-neighbour")?;
     other.client.dial(&other.v4(), &[])?.answered().context("a neighbour")?;
     Ok(())
 }
 
-/// A native tunnel takes two descriptors at each end, and a machine may allow a process no more than 20,000.
-const IDLE: usize = 5_000;
+/// Ten thousand, or as many as the limit of open files has room for: each takes two descriptors of an engine.
+fn idle_connections() -> Result<usize> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let room = usize::try_from(hard)?.saturating_sub(1_000) / 2;
+    Ok(room.min(10_000))
+}
 
 const MARKER: &str = "the-payload-that-must-not-be-seen";

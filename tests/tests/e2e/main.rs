@@ -10,6 +10,7 @@ mod guards;
 mod hbone;
 mod lifecycle;
 mod native;
+mod paths;
 mod policy;
 mod services;
 mod shared;
@@ -39,7 +40,8 @@ const TABLES: &[&[Test]] = &[
     native::TESTS,
     services::TESTS,
     views::TESTS,
-    connect::BULK_TESTS,
+    paths::TESTS,
+    paths::BULK_TESTS,
     native::BULK_TESTS,
     direct::BULK_TESTS,
     hbone::ENVOY_TESTS,
