@@ -50,6 +50,8 @@ pub struct Options {
     pub idle: Vec<usize>,
     /// Only measures whose names contain one of these; all where there are none.
     pub only: Vec<String>,
+    /// Only these contenders; all where there are none.
+    pub contenders: Vec<String>,
     /// Where tables, charts and `bench.json` go.
     pub output: PathBuf,
 }
@@ -70,12 +72,19 @@ pub fn run(options: &Options) -> Result<Report> {
     progress.say(&format!("{machine}"));
     progress.say("nodes with their engines, a CA, pods, two pairs of Envoys, one of HAProxys");
     let stage = Stage::set()?;
-    let contenders = stage.contenders()?;
+    let mut contenders = stage.contenders()?;
+    contenders.retain(|contender| options.has(contender.name));
     let mut bench = Bench { options, stage: &stage, progress, samples: Vec::new(), failures: Vec::new() };
     bench.run(&contenders);
     let report = Report::of(machine, options, statistics::rows(&bench.samples), bench.failures);
     report.write(options)?;
     Ok(report)
+}
+
+impl Options {
+    fn has(&self, contender: &str) -> bool {
+        self.contenders.is_empty() || self.contenders.iter().any(|name| name == contender)
+    }
 }
 
 struct Bench<'a> {

@@ -28,11 +28,14 @@ pub(crate) struct Options {
     /// Only measures whose names contain one of these, separated by commas
     #[arg(long, value_name = "PARTS")]
     only: Option<String>,
+    /// Only these contenders, by name, separated by commas
+    #[arg(long, value_name = "NAMES")]
+    contenders: Option<String>,
     /// Run everything at this nice value (-10, say), where the machine does other things too
     #[arg(long, value_name = "NICE", allow_negative_numbers = true)]
     priority: Option<i32>,
     /// Run the microbenchmarks instead: relay, verifier, policy, parsers
-    #[arg(long, conflicts_with_all = ["json", "quick", "rounds", "seconds", "only"])]
+    #[arg(long, conflicts_with_all = ["json", "quick", "rounds", "seconds", "only", "contenders"])]
     micro: bool,
 }
 
@@ -52,6 +55,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     command.args(["--rounds", &rounds.to_string(), "--seconds", &seconds.to_string()]);
     if let Some(only) = &options.only {
         command.args(["--only", only]);
+    }
+    if let Some(contenders) = &options.contenders {
+        command.args(["--contenders", contenders]);
     }
     step::hand_over(&mut command, &[("--json", options.json)])
 }

@@ -28,6 +28,9 @@ struct Arguments {
     /// Only measures whose names contain one of these, separated by commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only these contenders, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    contenders: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -45,10 +48,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Report> {
-    let Arguments { output, json, rounds, seconds, mut idle, only } = arguments;
+    let Arguments { output, json, rounds, seconds, mut idle, only, contenders } = arguments;
     idle.sort_unstable();
     let window = Duration::try_from_secs_f64(seconds)?;
-    let report = bench::run(&Options { rounds, window, idle, only, output })?;
+    let report = bench::run(&Options { rounds, window, idle, only, contenders, output })?;
     println!("{}", if json { report.json() } else { report.overview() });
     Ok(report)
 }
