@@ -231,6 +231,7 @@ fn proxy_context(
         direct: Direct::new(state.clone(), metrics.clone(), flows, report, registry),
         metrics,
         connections,
+        told: Default::default(),
         timeouts: config.timeouts.clone(),
         zone: config.node.zone.as_str().into(),
         policy_epoch,

@@ -24,12 +24,15 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 mod error;
 mod handshake;
 mod key;
+mod secret;
 mod session;
 mod stream;
 mod verifier;
+mod warm;
 
 pub use error::HandshakeError;
 use handshake::{Incoming, shake};
+use secret::Told;
 pub use session::{END_ROOM, Opened, RECORD, Session, UPDATE_ROOM, sealed};
 pub use stream::SecureStream;
 use verifier::{AnyTrustedClient, ExpectedServer};
@@ -157,12 +160,14 @@ impl Endpoint {
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config.enable_sni = sni.is_some();
         config.alpn_protocols = alpn(self.native);
+        let told = Arc::new(Told::default());
+        config.key_log = Arc::clone(&told) as _;
         let mut client = UnbufferedClientConnection::new(Arc::new(config), server_name(sni)?)
             .map_err(HandshakeError::OwnConfiguration)?;
         let mut incoming = Incoming::default();
         shake(&mut io, &mut client, &mut incoming).await?;
         let peer = self.authenticated(&client, None)?;
-        let session = Session::of_client(client.dangerous_into_kernel_connection()?)?;
+        let session = Session::of_client(client, &told)?;
         Ok((SecureStream::new(io, session, &incoming.into_rest()), peer))
     }
 
@@ -245,11 +250,13 @@ where
         endpoint: &Endpoint,
     ) -> Result<(SecureStream<IO>, Authenticated), HandshakeError> {
         let Self { mut io, sni, mut incoming } = self;
-        let mut server = UnbufferedServerConnection::new(endpoint.server.clone())
-            .map_err(HandshakeError::OwnConfiguration)?;
+        let (mut config, told) = (ServerConfig::clone(&endpoint.server), Arc::new(Told::default()));
+        config.key_log = Arc::clone(&told) as _;
+        let mut server =
+            UnbufferedServerConnection::new(Arc::new(config)).map_err(HandshakeError::OwnConfiguration)?;
         shake(&mut io, &mut server, &mut incoming).await?;
         let peer = endpoint.authenticated(&server, sni)?;
-        let session = Session::of_server(server.dangerous_into_kernel_connection()?)?;
+        let session = Session::of_server(server, &told)?;
         Ok((SecureStream::new(io, session, &incoming.into_rest()), peer))
     }
 }

@@ -23,7 +23,7 @@ pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, Received, arm, disarm, reset};
 pub use listen::{Listeners, prepare, restore};
 pub use netns::Netns;
-pub use relay::{Action, RelayError, Side, Traffic, relay, relay_after};
+pub use relay::{Action, RelayError, Relaying, Side, Traffic, relay, relay_after};
 pub use settings::open as open_settings;
 
 /// Why a socket could not be had, sorted by who is to blame.

@@ -34,6 +34,7 @@ mod testing;
 mod tests;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -72,6 +73,8 @@ pub struct Context {
     pub connections: Arc<Connections>,
     /// Those that go past the engine.
     pub direct: Arc<Direct>,
+    /// What peers say of themselves.
+    pub(crate) told: baggage::Told,
     /// Bounds of each step.
     pub timeouts: Timeouts,
     /// This node's zone: endpoints in it are preferred.
@@ -141,13 +144,17 @@ impl Running {
     }
 }
 
-async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, purpose: Serve, accepted: Accepted) {
+/// Boxed, so that the task of each kind is as large as that kind and no larger: most of them are idle.
+fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, purpose: Serve, accepted: Accepted) -> Serving {
     match purpose {
-        Serve::Outbound => outbound::serve(&context, &sandbox, accepted).await,
-        Serve::Plaintext => inbound::serve_plaintext(&context, &sandbox, accepted).await,
-        Serve::Hbone => inbound::serve(&context, &sandbox, accepted).await,
+        Serve::Outbound => Box::pin(outbound::serve(context, sandbox, accepted)),
+        Serve::Plaintext => Box::pin(inbound::serve_plaintext(context, sandbox, accepted)),
+        Serve::Hbone => Box::pin(inbound::serve(context, sandbox, accepted)),
     }
 }
+
+/// A connection until its end.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl OriginLookup for Origins {
     fn lookup(&self, netns: NetnsCookie, client: SocketAddr, listener: SocketAddr) -> Option<Origin> {

@@ -4,12 +4,20 @@
 //! moved does not open. Neither way copies: bytes go from where they were read to where they are written from, and the
 //! cipher is all that touches them in between.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, InvalidMessage};
+use zeroize::Zeroizing;
+
+use super::secret::TrafficSecret;
+use super::warm::Warm;
 
 /// One direction's key, initialisation vector and sequence number.
 pub(super) struct Key {
-    key: LessSafeKey,
+    algorithm: &'static Algorithm,
+    key: Zeroizing<[u8; MAX_KEY]>,
+    cipher: Warm,
     iv: [u8; NONCE],
     sequence: u64,
     /// Records that may be sealed under it.
@@ -22,15 +30,48 @@ impl Key {
     /// # Errors
     /// An algorithm that this record layer does not know.
     pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, Error> {
-        let (algorithm, key, iv, limit) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, GCM_LIMIT),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, GCM_LIMIT),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, u64::MAX),
+        let (algorithm, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(Error::General("an unknown kind of traffic secrets".into())),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Error::EncryptError)?;
         let iv = iv.as_ref().try_into().map_err(|_| Error::EncryptError)?;
-        Ok(Self { key: LessSafeKey::new(key), iv, sequence, limit })
+        let mut bytes = Zeroizing::new([0; MAX_KEY]);
+        let room = bytes.get_mut(..key.as_ref().len()).ok_or(Error::EncryptError)?;
+        room.copy_from_slice(key.as_ref());
+        Ok(Self::with(algorithm, bytes, iv, sequence))
+    }
+
+    fn with(
+        algorithm: &'static Algorithm,
+        key: Zeroizing<[u8; MAX_KEY]>,
+        iv: [u8; NONCE],
+        sequence: u64,
+    ) -> Self {
+        let limit = if *algorithm == CHACHA20_POLY1305 { u64::MAX } else { GCM_LIMIT };
+        Self { algorithm, key, cipher: Warm::default(), iv, sequence, limit }
+    }
+
+    /// Goes on to the next key, and its secret to the next secret (RFC 8446 §7.2).
+    ///
+    /// # Errors
+    /// The hash fails, which it does not.
+    pub(super) fn update(&mut self, secret: &mut TrafficSecret) -> Result<(), Error> {
+        let (mut key, mut iv) = (Zeroizing::new([0; MAX_KEY]), [0; NONCE]);
+        secret.update()?;
+        secret.key(&mut key[..self.algorithm.key_len()])?;
+        secret.iv(&mut iv)?;
+        *self = Self::with(self.algorithm, key, iv, 0);
+        Ok(())
+    }
+
+    /// Acts with the cipher under the next record's nonce; `None` where the key or the numbers do not allow it.
+    fn act<R>(&mut self, act: impl FnOnce(&LessSafeKey, Nonce) -> Option<R>) -> Option<R> {
+        let nonce = self.next_nonce()?;
+        let Self { algorithm, key, cipher, .. } = self;
+        let make = || UnboundKey::new(algorithm, &key[..algorithm.key_len()]).map(LessSafeKey::new);
+        cipher.with(make, |cipher| act(cipher, nonce)).ok()?
     }
 
     /// Seals `content` and `trailer` (whose last byte is the content type) as the next record, into the front of `wire`.
@@ -47,11 +88,10 @@ impl Key {
         let (header, payload) = wire[..length].split_at_mut(HEADER);
         header.copy_from_slice(&self::header(inner + TAG));
         let (sealed, rest) = payload.split_at_mut(content.len());
-        let nonce = self.next_nonce().ok_or(Error::EncryptError)?;
-        self.key
-            .seal_out_of_place_scatter(nonce, Aad::from(&*header), content, sealed, trailer, rest)
-            .map_err(|_| Error::EncryptError)?;
-        Ok(length)
+        let seal = |cipher: &LessSafeKey, nonce| {
+            cipher.seal_out_of_place_scatter(nonce, Aad::from(&*header), content, sealed, trailer, rest).ok()
+        };
+        self.act(seal).map(|()| length).ok_or(Error::EncryptError)
     }
 
     /// Opens a whole record into the front of `plain`. Returns its content type and the length of its content.
@@ -63,10 +103,10 @@ impl Key {
         let inner = payload.len().checked_sub(TAG).ok_or(Error::DecryptError)?;
         let (sealed, tag) = payload.split_at(inner);
         let plain = plain.get_mut(..inner).ok_or(Error::PeerSentOversizedRecord)?;
-        let nonce = self.next_nonce().ok_or(Error::DecryptError)?;
-        self.key
-            .open_separate_gather(nonce, Aad::from(header), sealed, tag, plain)
-            .map_err(|_| Error::DecryptError)?;
+        let open = |cipher: &LessSafeKey, nonce| {
+            cipher.open_separate_gather(nonce, Aad::from(header), sealed, tag, plain).ok()
+        };
+        self.act(open).ok_or(Error::DecryptError)?;
         // Zeros behind the content type are padding (RFC 8446 §5.4); a record of nothing else is an error.
         let end = plain.iter().rposition(|byte| *byte != 0).ok_or(Error::DecryptError)?;
         if end > MAX_CONTENT {
@@ -130,6 +170,9 @@ pub(super) const TAG: usize = 16;
 
 /// Bytes of the nonce of all three algorithms.
 const NONCE: usize = 12;
+
+/// Bytes of the longest key of all three algorithms.
+const MAX_KEY: usize = 32;
 
 /// Bytes of content that a record may have (RFC 8446 §5.1).
 pub(super) const MAX_CONTENT: usize = 1 << 14;

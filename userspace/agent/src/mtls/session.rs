@@ -1,6 +1,6 @@
 //! A TLS 1.3 connection after its handshake: application bytes to records and back, and the few messages that may still come.
 //!
-//! rustls makes the handshake and keeps the secrets; from there this is our own record layer, because it can do what a
+//! rustls makes the handshake; from there this is our own record layer, because it can do what a
 //! general one cannot: seal from where a socket was read to, open to where a socket is written from, many records a system
 //! call. No byte is copied, and a connection at rest holds no buffer. It does no I/O and knows no socket.
 //!
@@ -9,21 +9,23 @@
 
 use std::fmt;
 
-use rustls::client::ClientConnectionData;
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
 use rustls::{
-    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, ExtractedSecrets, HandshakeType,
-    InvalidMessage, PeerMisbehaved,
+    AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
 };
 
 use super::key::{HEADER, Key, MAX_CONTENT, TAG, record_length};
+use super::secret::{Told, TrafficSecret};
 
 /// The keys of an authenticated connection.
 pub struct Session {
     sealing: Key,
     opening: Key,
-    secrets: Box<dyn NextSecrets>,
+    /// What the key that seals is of, and the one after it.
+    own: TrafficSecret,
+    /// The same for what opens.
+    peers: TrafficSecret,
     /// The peer has asked for a new key of ours.
     owes_update: bool,
     /// KeyUpdates of the peer since its last application data.
@@ -53,30 +55,6 @@ pub enum Opened {
     End,
 }
 
-/// The secrets that follow at a KeyUpdate.
-trait NextSecrets: Send + Sync {
-    fn sealing(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error>;
-    fn opening(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error>;
-}
-
-impl NextSecrets for KernelConnection<ClientConnectionData> {
-    fn sealing(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        self.update_tx_secret()
-    }
-    fn opening(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        self.update_rx_secret()
-    }
-}
-
-impl NextSecrets for KernelConnection<ServerConnectionData> {
-    fn sealing(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        self.update_tx_secret()
-    }
-    fn opening(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
-        self.update_rx_secret()
-    }
-}
-
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").finish_non_exhaustive()
@@ -84,29 +62,30 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// A client's side of a finished handshake.
+    /// A client's side of a finished handshake, with what was told during it.
     ///
     /// # Errors
     /// rustls negotiated what this record layer does not know.
-    pub(super) fn of_client(
-        (secrets, next): (ExtractedSecrets, KernelConnection<ClientConnectionData>),
-    ) -> Result<Self, Error> {
-        Self::new(secrets, Box::new(next))
+    pub(super) fn of_client(client: UnbufferedClientConnection, told: &Told) -> Result<Self, Error> {
+        // The second part is what rustls would go on with: all but the keys goes.
+        let (keys, _) = client.dangerous_into_kernel_connection()?;
+        let [client, server] = told.take(&keys.tx.1)?;
+        Self::new(keys, [client, server])
     }
 
-    /// A server's side of a finished handshake.
+    /// A server's side of a finished handshake, with what was told during it.
     ///
     /// # Errors
     /// As [`Session::of_client`].
-    pub(super) fn of_server(
-        (secrets, next): (ExtractedSecrets, KernelConnection<ServerConnectionData>),
-    ) -> Result<Self, Error> {
-        Self::new(secrets, Box::new(next))
+    pub(super) fn of_server(server: UnbufferedServerConnection, told: &Told) -> Result<Self, Error> {
+        let (keys, _) = server.dangerous_into_kernel_connection()?;
+        let [client, server] = told.take(&keys.tx.1)?;
+        Self::new(keys, [server, client])
     }
 
-    fn new(secrets: ExtractedSecrets, next: Box<dyn NextSecrets>) -> Result<Self, Error> {
-        let (sealing, opening) = (Key::new(secrets.tx)?, Key::new(secrets.rx)?);
-        Ok(Self { sealing, opening, secrets: next, owes_update: false, updates: 0, message: Vec::new() })
+    fn new(keys: ExtractedSecrets, [own, peers]: [TrafficSecret; 2]) -> Result<Self, Error> {
+        let (sealing, opening) = (Key::new(keys.tx)?, Key::new(keys.rx)?);
+        Ok(Self { sealing, opening, own, peers, owes_update: false, updates: 0, message: Vec::new() })
     }
 
     /// Seals one record of application data: `content`, and where a protocol has marks of its own in each record, `mark`
@@ -171,7 +150,7 @@ impl Session {
     fn update_sealing(&mut self, wire: &mut [u8]) -> Result<usize, Error> {
         let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, UPDATE_NOT_REQUESTED];
         let length = self.sealing.seal(&message, &[ContentType::Handshake.into()], wire)?;
-        self.sealing = Key::new(self.secrets.sealing()?)?;
+        self.sealing.update(&mut self.own)?;
         self.owes_update = false;
         Ok(length)
     }
@@ -210,7 +189,7 @@ impl Session {
             [UPDATE_REQUESTED] => true,
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         };
-        self.opening = Key::new(self.secrets.opening()?)?;
+        self.opening.update(&mut self.peers)?;
         Ok(())
     }
 

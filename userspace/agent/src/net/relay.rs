@@ -6,13 +6,14 @@
 //! not look complete (RFC 9113 §8.5 asks the same of a CONNECT). It sets no deadline: an idle connection is a legal one.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
+use tokio::time::Sleep;
 
 use super::Leg;
 
@@ -82,46 +83,95 @@ impl fmt::Display for Action {
 
 /// Moves bytes both ways until both directions have ended; half-closes are passed on. Bounded memory.
 ///
-/// Dropping the future resets both legs, and so does an error.
-///
-/// # Errors
-/// Which side broke, and how.
-pub async fn relay<C, A, B>(a: A, b: B, traffic: &Traffic) -> Result<(), RelayError>
+/// The future ends with which side broke, and how. Dropping it resets both legs, and so does an error.
+pub fn relay<C, A, B>(a: A, b: B, traffic: &Traffic) -> Relaying<'_, C, A, B>
 where
-    C: Buf + Default,
+    C: Buf + Default + Unpin,
     A: Leg<C>,
     B: Leg<C>,
 {
-    relay_after(C::default(), a, b, traffic).await
+    relay_after(C::default(), a, b, traffic)
 }
 
 /// [`relay`], where `first` has been received from `a` already.
-///
-/// # Errors
-/// As [`relay`].
-pub async fn relay_after<C, A, B>(first: C, mut a: A, mut b: B, traffic: &Traffic) -> Result<(), RelayError>
+pub fn relay_after<C, A, B>(first: C, a: A, b: B, traffic: &Traffic) -> Relaying<'_, C, A, B>
 where
-    C: Buf + Default,
+    C: Buf + Default + Unpin,
     A: Leg<C>,
     B: Leg<C>,
 {
-    a.arm().map_err(|source| RelayError { side: Side::A, action: Action::Receive, source })?;
-    b.arm().map_err(|source| RelayError { side: Side::B, action: Action::Receive, source })?;
-    let mut relay = Relay { a_to_b: Direction::after(first), b_to_a: Direction::default(), turn: Side::B };
-    match poll_fn(|cx| relay.poll(cx, &mut a, &mut b, traffic)).await {
-        Ok(()) => {
-            a.complete();
-            b.complete();
-        }
-        Err(error) => {
-            match error.side {
-                Side::A => relay.a_to_b.finish(a, b, &traffic.a_to_b).await,
-                Side::B => relay.b_to_a.finish(b, a, &traffic.b_to_a).await,
+    let relay = Relay { a_to_b: Direction::after(first), b_to_a: Direction::default(), turn: Side::B };
+    Relaying { a, b, relay, traffic, stage: Stage::Unarmed }
+}
+
+/// A relay under way. Written out instead of an `async fn`, which would hold each leg twice: there is one of these for every
+/// connection, idle ones too.
+#[must_use = "nothing moves until it is awaited"]
+pub struct Relaying<'t, C, A, B> {
+    a: A,
+    b: B,
+    relay: Relay<C>,
+    traffic: &'t Traffic,
+    stage: Stage,
+}
+
+enum Stage {
+    Unarmed,
+    Moving,
+    Broken(Box<Broken>),
+}
+
+/// What is left to do when a leg has broken.
+struct Broken {
+    error: Option<RelayError>,
+    /// Since everything is moved that comes before the failure.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C, A, B> Future for Relaying<'_, C, A, B>
+where
+    C: Buf + Default + Unpin,
+    A: Leg<C>,
+    B: Leg<C>,
+{
+    type Output = Result<(), RelayError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.stage {
+                Stage::Unarmed => {
+                    arm::<C, A>(&mut this.a, Side::A)?;
+                    arm::<C, B>(&mut this.b, Side::B)?;
+                    this.stage = Stage::Moving;
+                }
+                Stage::Moving => match ready!(this.relay.poll(cx, &mut this.a, &mut this.b, this.traffic)) {
+                    Ok(()) => {
+                        this.a.complete();
+                        this.b.complete();
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) => {
+                        this.stage = Stage::Broken(Box::new(Broken { error: Some(error), deadline: None }));
+                    }
+                },
+                Stage::Broken(broken) => {
+                    let Some(error) = &broken.error else { return Poll::Pending };
+                    let Relay { a_to_b, b_to_a, .. } = &mut this.relay;
+                    let (a, b, deadline) = (&mut this.a, &mut this.b, &mut broken.deadline);
+                    match error.side {
+                        Side::A => ready!(a_to_b.poll_finish(cx, a, b, &this.traffic.a_to_b, deadline)),
+                        Side::B => ready!(b_to_a.poll_finish(cx, b, a, &this.traffic.b_to_a, deadline)),
+                    }
+                    return Poll::Ready(broken.error.take().map_or(Ok(()), Err));
+                }
             }
-            return Err(error);
         }
     }
-    Ok(())
+}
+
+fn arm<C, L: Leg<C>>(leg: &mut L, side: Side) -> Result<(), RelayError> {
+    leg.arm().map_err(|source| RelayError { side, action: Action::Receive, source })
 }
 
 /// Both directions.
@@ -226,14 +276,25 @@ impl<C: Buf + Default> Direction<C> {
     }
 
     /// `from` is broken: moves what it had sent before that, and lets it leave. Its end, if there is one, is not passed on.
-    async fn finish<F: Leg<C>, T: Leg<C>>(mut self, mut from: F, mut to: T, moved: &AtomicU64) {
+    fn poll_finish<F: Leg<C>, T: Leg<C>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        moved: &AtomicU64,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Poll<()> {
         if self.phase == Phase::Moving {
-            let moving = poll_fn(|cx| self.poll_move(cx, &mut from, &mut to, moved));
             // How it fails now does not matter: the relay has its error.
-            let _ = moving.await;
+            let _ = ready!(self.poll_move(cx, from, to, moved));
+            self.phase = Phase::Ended;
         }
         // Late means that the peer does not take it: it has had its chance.
-        let _ = tokio::time::timeout(FLUSH_TIMEOUT, poll_fn(|cx| to.poll_flushed(cx))).await;
+        let deadline = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(FLUSH_TIMEOUT)));
+        match to.poll_flushed(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => deadline.as_mut().poll(cx),
+        }
     }
 
     fn poll_send<F: Leg<C>, T: Leg<C>>(

@@ -4,8 +4,11 @@
 //! identity: nothing is decided by it, and it is read only where the address told nothing. Values are bounded, since
 //! they become label values.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::state::Workload;
 
@@ -72,6 +75,35 @@ impl Baggage {
     }
 }
 
+/// What peers have said, as they said it and as it was read: a workload says the same on each of its connections, which share
+/// it. Written and read by inbound connections; bounded, since peers choose it.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    read: Mutex<HashMap<Box<str>, Arc<Baggage>>>,
+}
+
+impl Told {
+    /// [`Baggage::parse`], once for all who say the same.
+    pub(crate) fn read(&self, value: &str) -> Arc<Baggage> {
+        if value.len() > MAX_TOLD {
+            return Arc::new(Baggage::parse(value));
+        }
+        let mut read = self.read.lock();
+        if let Some(same) = read.get(value) {
+            return Arc::clone(same);
+        }
+        if read.len() >= MAX_TELLERS {
+            // Those that no connection has any more.
+            read.retain(|_, baggage| Arc::strong_count(baggage) > 1);
+        }
+        let baggage = Arc::new(Baggage::parse(value));
+        if read.len() < MAX_TELLERS {
+            read.insert(value.into(), Arc::clone(&baggage));
+        }
+        baggage
+    }
+}
+
 /// What names and label values of Kubernetes are made of; nothing that would need escaping in the header.
 fn is_plain(text: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
@@ -84,6 +116,10 @@ const MAX_VALUE: usize = 253;
 const MAX_LEN: usize = 8192;
 /// W3C Baggage §3.3.2 asks for at least 64.
 const MAX_ENTRIES: usize = 64;
+/// Bytes of what is kept as it was said; ours has 200.
+const MAX_TOLD: usize = 1024;
+/// Workloads whose baggage is kept: more than a node's pods are called by at a time.
+const MAX_TELLERS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -112,6 +148,19 @@ mod tests {
     #[test]
     fn values_that_would_break_the_header_are_left_out() {
         assert!(!is_plain("a,b=c") && !is_plain("a\r\nb") && is_plain("web-v1.2"));
+    }
+
+    #[test]
+    fn what_is_told_twice_is_read_once_and_strangers_fill_no_memory() {
+        let told = Told::default();
+        let held = told.read("service.name=held");
+        for i in 0..3 * MAX_TELLERS {
+            told.read(&format!("service.name=s{i}"));
+            assert!(told.read.lock().len() <= MAX_TELLERS);
+        }
+        assert!(Arc::ptr_eq(&held, &told.read("service.name=held")));
+        let long = format!("service.name={}", "a,".repeat(MAX_TOLD));
+        assert!(!Arc::ptr_eq(&told.read(&long), &told.read(&long)));
     }
 
     proptest! {

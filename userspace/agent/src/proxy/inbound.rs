@@ -13,7 +13,7 @@ mod hello;
 mod requests;
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use signet_identity::SpiffeId;
@@ -41,7 +41,8 @@ use crate::state::{State, Workload};
 
 /// Serves one connection of a peer in the mesh: the handshake, then what it asks for. HBONE's CONNECTs each in a task of its
 /// own; a native tunnel's one after the other, in this one.
-pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accepted: Accepted) {
+pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
+    let (context, sandbox) = (&context, &sandbox);
     let mut parties = Parties::between(Direction::Inbound, accepted.peer.socket(), accepted.local.socket());
     parties.path = Some(Path::Hbone);
     // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
@@ -49,13 +50,16 @@ pub(crate) async fn serve(context: &Arc<Context>, sandbox: &Arc<Sandbox>, accept
         Ok((Spoken::Hbone(mut h2), client)) => {
             Box::pin(serve_tunnels(context, sandbox, &mut h2, Arc::new(client))).await;
         }
-        Ok((Spoken::Native(tunnel), client)) => requests::serve(context, sandbox, tunnel, &client).await,
+        Ok((Spoken::Native(tunnel), client)) => {
+            Box::pin(requests::serve(context, sandbox, tunnel, client)).await
+        }
         Err(failure) => Outcome::begin(context, parties).end(Err(failure)),
     }
 }
 
 /// Serves one connection that came in clear. The client is reset where it cannot be served.
-pub(crate) async fn serve_plaintext(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
+pub(crate) async fn serve_plaintext(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
+    let (context, sandbox) = (&*context, &*sandbox);
     let Accepted { stream, peer, local } = accepted;
     let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
     parties.path = Some(Path::Plaintext);
@@ -126,7 +130,7 @@ async fn time_to_leave(context: &Context, client: &Client) {
 }
 
 async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<Client>, incoming: Incoming) {
-    let parties = client.parties(&sandbox, incoming.header("baggage"));
+    let parties = client.parties(&context, &sandbox, incoming.header("baggage"));
     let mut outcome = Outcome::begin(&context, parties);
     let closing = outcome.closing();
     let arrival = Arrival {
@@ -326,15 +330,21 @@ impl<'a> Permitted<'a> {
     }
 }
 
-impl Connected<'_> {
-    async fn relay<C: Received>(self, client: impl Leg<C>) -> Result<(), Failure> {
+impl<'a> Connected<'a> {
+    /// Boxed, so that whoever awaits it is no larger while it sets up.
+    fn relay<C: Received + Send + 'a>(
+        self,
+        client: impl Leg<C> + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
         let Self { arrived, epoch, application } = self;
         arrived.arrival.outcome.opened();
         let meter = arrived.arrival.outcome.meter();
-        tokio::select! {
-            ended = relay(client, application, &meter.traffic) => ended.map_err(Failure::Relay),
-            failure = arrived.lost_permit(epoch) => Err(failure),
-        }
+        Box::pin(async move {
+            tokio::select! {
+                ended = relay(client, application, &meter.traffic) => ended.map_err(Failure::Relay),
+                failure = arrived.lost_permit(epoch) => Err(failure),
+            }
+        })
     }
 }
 

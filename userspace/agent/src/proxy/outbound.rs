@@ -30,33 +30,34 @@ use super::{Context, baggage, traceparent};
 use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
-use crate::net::{arm, dial};
+use crate::net::{RelayError, arm, dial};
 use crate::state::{Wish, Workload};
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
-pub(crate) async fn serve(context: &Context, sandbox: &Sandbox, accepted: Accepted) {
+pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
+    let (context, sandbox) = (&*context, &*sandbox);
     let Accepted { stream, peer, local } = accepted;
     let parties = Parties::between(Direction::Outbound, peer.socket(), local.socket());
     let mut outcome = Outcome::begin(context, parties);
     let closing = outcome.closing();
     let early = Early::default();
     let session = Session { context, sandbox, outcome: &mut outcome, client: stream, early, peer };
+    // Boxed: the set-up's state is most of what the task would hold for as long as the connection lives.
+    let set_up = Box::pin(set_up(session, local));
     let result = tokio::select! {
-        result = follow(session, local) => result,
+        result = async { set_up.await?.relay().await.map_err(Failure::Relay) } => result,
         () = closing.cancelled() => Err(Failure::Closed),
     };
     outcome.end(result);
 }
 
-async fn follow(session: Session<'_>, listener: Local) -> Result<(), Failure> {
+async fn set_up(session: Session<'_>, listener: Local) -> Result<Connected<'_>, Failure> {
     // Every way out of here but the relay's orderly end is a reset.
     arm(&session.client).map_err(Failure::Gone)?;
     let captured = session.captured(listener)?;
     let identified = captured.identify()?;
     let resolved = identified.resolve()?;
-    // Boxed: a handshake's state is most of what the task would hold for as long as the connection lives.
-    let connected = Box::pin(async { resolved.authorize().await?.connect().await }).await?;
-    connected.relay().await
+    resolved.authorize().await?.connect().await
 }
 
 /// What every step has.
@@ -257,12 +258,11 @@ impl<'a> Authorized<'a> {
     }
 }
 
-impl Connected<'_> {
-    async fn relay(self) -> Result<(), Failure> {
+impl<'a> Connected<'a> {
+    fn relay(self) -> impl Future<Output = Result<(), RelayError>> + 'a {
         let Session { context, outcome, client, early, .. } = self.session;
         outcome.opened();
-        let meter = outcome.meter();
-        self.upstream.relay(context, client, &early, &meter.traffic).await.map_err(Failure::Relay)
+        self.upstream.relay(context, client, &early, outcome.meter())
     }
 }
 

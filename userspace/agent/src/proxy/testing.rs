@@ -120,6 +120,7 @@ impl Node {
             tunnel,
             metrics,
             connections,
+            told: Default::default(),
             timeouts,
             zone: "z1".into(),
             policy_epoch,

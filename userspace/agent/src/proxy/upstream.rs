@@ -5,6 +5,7 @@
 //! tunnel, or unlearns it, is met with what it speaks as soon as its old connections are gone, and nothing remembers.
 
 use std::io::ErrorKind;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,11 +14,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Context;
+use super::connections::Metered;
 use super::hbone::{self, ConnectRequest, HboneError, Opened};
 use super::native::{self, ANOTHER_CONNECTION, Attempt, Early, Open, Proven, Slot};
 use crate::block::Block;
 use crate::mtls::{Authenticated, Endpoint, Protocol, SecureStream};
-use crate::net::{Netns, RelayError, Traffic, relay_after};
+use crate::net::{Netns, RelayError, relay_after};
 
 /// An open way to the application.
 pub(crate) enum Upstream {
@@ -134,28 +136,42 @@ fn head(request: &ConnectRequest) -> Open {
 impl Upstream {
     /// Moves bytes until both directions have ended. `early` has been read from the client already.
     ///
-    /// # Errors
-    /// Which side broke, and how.
-    pub(crate) async fn relay(
+    /// Boxed, each way in a box of its own size: an idle connection is this and little else. The future ends with which side
+    /// broke, and how.
+    pub(crate) fn relay<'a>(
         self,
-        context: &Context,
+        context: &'a Context,
         client: TcpStream,
         early: &Early,
-        traffic: &Traffic,
-    ) -> Result<(), RelayError> {
+        meter: Metered,
+    ) -> Pin<Box<dyn Future<Output = Result<(), RelayError>> + Send + 'a>> {
         match self {
             Self::Native(tunnel) => {
-                let (slot, mut proven) = *tunnel;
                 // What the application has said went with the OPEN.
-                traffic.sent_early(early.bytes().len());
-                relay_after(Block::default(), client, &mut proven.tunnel, traffic).await?;
-                context.native.put(slot, proven);
-                Ok(())
+                meter.traffic.sent_early(early.bytes().len());
+                Box::pin(relay_native(context, client, tunnel, meter))
             }
             Self::Hbone(tunnel) => {
-                relay_after(Bytes::copy_from_slice(early.bytes()), client, tunnel, traffic).await
+                let early = Bytes::copy_from_slice(early.bytes());
+                Box::pin(async move { relay_after(early, client, tunnel, &meter.traffic).await })
             }
-            Self::Plain(server) => relay_after(early.block(), client, server, traffic).await,
+            Self::Plain(server) => {
+                let early = early.block();
+                Box::pin(async move { relay_after(early, client, server, &meter.traffic).await })
+            }
         }
     }
+}
+
+/// The tunnel rests after it.
+async fn relay_native(
+    context: &Context,
+    client: TcpStream,
+    mut tunnel: Box<(Slot, Proven)>,
+    meter: Metered,
+) -> Result<(), RelayError> {
+    relay_after(Block::default(), client, &mut tunnel.1.tunnel, &meter.traffic).await?;
+    let (slot, proven) = *tunnel;
+    context.native.put(slot, proven);
+    Ok(())
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
@@ -16,7 +15,6 @@ use crate::addr::{Local, Peer, WorkloadUid};
 use crate::mtls::{Authenticated, Hello, Protocol, SecureStream};
 use crate::proxy::Context;
 use crate::proxy::accept::Accepted;
-use crate::proxy::baggage::Baggage;
 use crate::proxy::failure::Failure;
 use crate::proxy::hbone::Server;
 use crate::proxy::native::Tunnel;
@@ -43,21 +41,19 @@ pub(super) struct Client {
     not_after: u64,
     /// The workload whose certificate it has seen.
     pub(super) server: WorkloadUid,
-    /// What it said of itself last, as it said it and as it was read. A pool sends the same with each CONNECT.
-    told: Mutex<Option<(Box<str>, Arc<Baggage>)>>,
 }
 
 impl Client {
     /// What is known of each of its tunnels before its CONNECT is read.
     #[must_use]
-    pub(super) fn parties(&self, sandbox: &Sandbox, baggage: Option<&str>) -> Parties {
+    pub(super) fn parties(&self, context: &Context, sandbox: &Sandbox, baggage: Option<&str>) -> Parties {
         let mut parties = Parties::between(Direction::Inbound, self.peer.socket(), self.dialled.socket());
         parties.path = Some(match self.protocol {
             Protocol::Hbone => Path::Hbone,
             Protocol::Native => Path::Native,
         });
         parties.source.identity = Some(self.identity.clone());
-        parties.source.baggage = baggage.map(|baggage| self.baggage(baggage));
+        parties.source.baggage = baggage.map(|baggage| context.told.read(baggage));
         if let Some(local) = sandbox.current(&self.server) {
             parties.destination.identity = Some(local.workload.identity.clone());
             parties.destination.workload = Some(Arc::clone(&local.workload));
@@ -68,18 +64,6 @@ impl Client {
     /// One of the handshake's certificates has expired.
     pub(super) fn is_expired(&self) -> bool {
         UnixTime::now().as_secs() > self.not_after
-    }
-
-    fn baggage(&self, value: &str) -> Arc<Baggage> {
-        let mut told = self.told.lock();
-        if let Some((same, read)) = &*told
-            && **same == *value
-        {
-            return Arc::clone(read);
-        }
-        let read = Arc::new(Baggage::parse(value));
-        *told = (value.len() <= MAX_TOLD).then(|| (value.into(), Arc::clone(&read)));
-        read
     }
 
     /// Resolves when one of the handshake's certificates has expired. A clock that is set meanwhile is not seen.
@@ -112,13 +96,9 @@ pub(super) async fn authenticate(
         Protocol::Native => Spoken::Native(Box::new(Tunnel::new(tls))),
     };
     let server = local.workload.uid.clone();
-    let told = Mutex::default();
-    Ok((spoken, Client { peer, dialled, identity, protocol, not_after, server, told }))
+    Ok((spoken, Client { peer, dialled, identity, protocol, not_after, server }))
 }
 
 async fn within<T>(wait: Duration, step: impl Future<Output = T>) -> Result<T, Failure> {
     timeout(wait, step).await.map_err(|_| Failure::HandshakeTimeout(wait))
 }
-
-/// Bytes of baggage that are kept for the connection's next tunnel; one of ours has 200.
-const MAX_TOLD: usize = 1024;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::hello::Client;
-use super::{Arrival, admit};
+use super::{Arrival, Connected, admit};
 use crate::proxy::failure::Failure;
 use crate::proxy::native::{ANOTHER_CONNECTION, Open, Tunnel};
 use crate::proxy::outcome::Outcome;
@@ -18,7 +18,7 @@ pub(super) async fn serve(
     context: &Arc<Context>,
     sandbox: &Arc<Sandbox>,
     mut tunnel: Box<Tunnel>,
-    client: &Client,
+    client: Client,
 ) {
     loop {
         match next(context, &mut tunnel).await {
@@ -28,7 +28,7 @@ pub(super) async fn serve(
                 return;
             }
             Ok(Some(open)) => {
-                if serve_one(context, sandbox, &mut tunnel, client, &open).await.is_err() {
+                if serve_one(context, sandbox, &mut tunnel, &client, open).await.is_err() {
                     return;
                 }
             }
@@ -42,7 +42,7 @@ pub(super) async fn serve(
 }
 
 /// The next request. Once the engine drains, the client is told so; what has crossed that is served.
-async fn next(context: &Context, tunnel: &mut Tunnel) -> io::Result<Option<Open>> {
+async fn next(context: &Context, tunnel: &mut Tunnel) -> io::Result<Option<Box<Open>>> {
     tokio::select! {
         biased;
         open = tunnel.next_open() => return open,
@@ -59,10 +59,9 @@ async fn serve_one(
     sandbox: &Sandbox,
     tunnel: &mut Tunnel,
     client: &Client,
-    open: &Open,
+    open: Box<Open>,
 ) -> Result<(), ()> {
-    let parties = client.parties(sandbox, Some(&open.baggage));
-    let mut outcome = Outcome::begin(context, parties);
+    let (mut outcome, authority) = begin(context, sandbox, client, *open);
     let closing = outcome.closing();
     let arrival = Arrival {
         context,
@@ -72,8 +71,14 @@ async fn serve_one(
         dialled: client.dialled,
         identity: Some(&client.identity),
     };
+    // Boxed: the set-up's state is most of what the task would hold for as long as the connection lives.
+    let answering = Box::pin(answer(arrival, client, authority, tunnel));
+    let serving = async {
+        let (connected, tunnel) = answering.await?;
+        connected.relay(tunnel).await
+    };
     let result = tokio::select! {
-        result = follow(arrival, client, &open.authority, tunnel) => result,
+        result = serving => result,
         () = closing.cancelled() => Err(Failure::Closed),
     };
     let usable = if tunnel.is_at_rest() { Ok(()) } else { Err(()) };
@@ -81,14 +86,22 @@ async fn serve_one(
     usable
 }
 
-async fn follow(
-    arrival: Arrival<'_>,
+/// What was asked for is read once, and not held for as long as it is served.
+fn begin(context: &Context, sandbox: &Sandbox, client: &Client, open: Open) -> (Outcome, String) {
+    let Open { authority, baggage, .. } = open;
+    let parties = client.parties(context, sandbox, Some(&baggage));
+    (Outcome::begin(context, parties), authority)
+}
+
+/// Connects, and tells the client.
+async fn answer<'a, 't>(
+    arrival: Arrival<'a>,
     client: &Client,
-    authority: &str,
-    tunnel: &mut Tunnel,
-) -> Result<(), Failure> {
+    authority: String,
+    tunnel: &'t mut Tunnel,
+) -> Result<(Connected<'a>, &'t mut Tunnel), Failure> {
     let admitted = tokio::select! {
-        admitted = admit(arrival, client, authority) => admitted,
+        admitted = admit(arrival, client, &authority) => admitted,
         // What nobody waits for must not be dialled on.
         gone = tunnel.abandoned() => return Err(Failure::Unanswered(gone.into())),
     };
@@ -96,7 +109,7 @@ async fn follow(
         Ok(connected) => {
             let baggage = baggage::of(&connected.arrived.local.workload);
             tunnel.accept(baggage).map_err(|gone| Failure::Unanswered(gone.into()))?;
-            connected.relay(tunnel).await
+            Ok((connected, tunnel))
         }
         Err(failure) => {
             // It fails where the client has gone, and then the tunnel is at no rest.

@@ -157,5 +157,5 @@ impl Shared {
 /// How long a tunnel without a connection is kept (docs/native.md; as HBONE's).
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// Tunnels at rest between two workloads. Each is a socket and 3 KiB, at both ends.
+/// Tunnels at rest between two workloads. Each is a socket and 1 KiB, at both ends.
 pub(super) const MAX_RESTING: usize = 256;

@@ -15,15 +15,15 @@ impl Tunnel {
     ///
     /// # Errors
     /// The connection broke, or the client broke the protocol.
-    pub(crate) async fn next_open(&mut self) -> io::Result<Option<Open>> {
+    pub(crate) async fn next_open(&mut self) -> io::Result<Option<Box<Open>>> {
         poll_fn(|cx| self.poll_open(cx)).await
     }
 
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Open>>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Box<Open>>>> {
         loop {
             match ready!(self.poll_frame(cx))? {
                 Frame::Of(Mark::Open, content) => {
-                    let open = Open::parse(&content).map_err(invalid)?;
+                    let open = Box::new(Open::parse(&content).map_err(invalid)?);
                     self.begin();
                     return Poll::Ready(Ok(Some(open)));
                 }

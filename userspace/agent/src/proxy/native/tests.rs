@@ -72,7 +72,7 @@ impl Way {
             (relay::<Block, _, _>(captured, &mut near.tunnel, &Traffic::default()).await, near)
         });
         let inbound = tokio::spawn(async move {
-            assert_eq!(far.next_open().await.unwrap().unwrap(), request());
+            assert_eq!(*far.next_open().await.unwrap().unwrap(), request());
             far.accept("k8s.namespace.name=ns".into()).unwrap();
             (relay::<Block, _, _>(&mut far, application, &Traffic::default()).await, far)
         });

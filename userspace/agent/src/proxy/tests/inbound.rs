@@ -124,7 +124,7 @@ async fn plaintext(pair: &Pair) -> TcpStream {
     let (stream, peer) = listener.accept().await.unwrap();
     let accepted = Accepted { stream, peer: Peer::new(peer), local: Local::new(pair.app.address) };
     let (context, sandbox) = (Arc::clone(&pair.far.context), Arc::clone(&pair.server.sandbox));
-    tokio::spawn(async move { serve_plaintext(&context, &sandbox, accepted).await });
+    tokio::spawn(async move { serve_plaintext(context, sandbox, accepted).await });
     client
 }
 
