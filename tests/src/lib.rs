@@ -27,6 +27,7 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod prometheus;
 pub mod svid;
 pub mod testbed;
 pub mod token;

@@ -26,7 +26,11 @@ fn every_manifest_passes_the_api_servers_strict_dry_run() -> Result<()> {
         dry_run(kubectl, &fs::read_to_string(file?.path())?)?;
     }
     let helm = Helm::new(&cluster)?;
-    for values in [&[][..], &["signetd.privileged=true", "resourceQuota.enabled=true"], EXTERNAL_CA] {
+    for values in [
+        &[][..],
+        &["signetd.privileged=true", "resourceQuota.enabled=true", "dashboard.enabled=true"],
+        EXTERNAL_CA,
+    ] {
         let manifests = helm.template(None, values)?;
         let kinds = dry_run(kubectl, &manifests)?;
         ensure!(kinds.contains("DaemonSet") && kinds.len() >= 6, "only {kinds:?} for {values:?}");

@@ -3,6 +3,7 @@
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
 mod chart;
+mod dashboard;
 mod engine;
 mod images;
 mod lifecycle;
@@ -26,6 +27,7 @@ fn main() {
 const TABLES: &[&[Test]] = &[
     network::TESTS,
     mesh::TESTS,
+    dashboard::TESTS,
     chart::TESTS,
     rights::TESTS,
     images::TESTS,

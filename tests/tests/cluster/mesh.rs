@@ -13,6 +13,7 @@ use signet_testkit::need::Need;
 use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
+use crate::dashboard;
 use crate::shared::{self, WITHIN};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
@@ -25,10 +26,10 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::En
 );
 
 /// A cluster with Signet on it.
-struct Meshed {
+pub(crate) struct Meshed {
     // First, so that the engines end before their nodes.
     signet: Signet,
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
 }
 
 impl Meshed {
@@ -37,12 +38,18 @@ impl Meshed {
         Ok(Self { signet: Signet::start(&cluster)?, cluster })
     }
 
+    /// Where metrics are, seen from the control plane's machine: both engines, and the CA.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        let engines = self.cluster.nodes().iter().map(|node| format!("{}:15020", node.ip()));
+        engines.chain(["127.0.0.1:15014".to_owned()]).collect()
+    }
+
     fn kubectl(&self) -> &Kubectl {
         self.cluster.kubectl()
     }
 
     /// A namespace, in the mesh or not, with a server on n2 and a client on n1.
-    fn pair(&self, namespace: &str, enrolled: bool) -> Result<Pair<'_>> {
+    pub(crate) fn pair(&self, namespace: &str, enrolled: bool) -> Result<Pair<'_>> {
         self.namespace(namespace, enrolled)?;
         self.kubectl().apply(&server(namespace))?;
         self.kubectl().apply(&shared::pod(namespace, "client", "n1", IMAGE, &["sleep", "3600"]))?;
@@ -86,14 +93,14 @@ impl Meshed {
 }
 
 /// A client on n1 and a server on n2.
-struct Pair<'m> {
+pub(crate) struct Pair<'m> {
     mesh: &'m Meshed,
     namespace: String,
     address: String,
 }
 
 impl Pair<'_> {
-    fn by_address(&self) -> Result<()> {
+    pub(crate) fn by_address(&self) -> Result<()> {
         self.fetch(&self.url())
     }
 
@@ -277,7 +284,7 @@ fn an_api_server_that_is_away_stops_no_traffic_and_loses_no_change() -> Result<(
 
 /// The mesh, for as long as a test uses it. It goes with the last of them: a machine has inotify instances for a few
 /// kubelets only.
-struct InUse<G> {
+pub(crate) struct InUse<G> {
     mesh: Arc<Meshed>,
     _lock: G,
 }
@@ -299,7 +306,7 @@ impl<G> Drop for InUse<G> {
 }
 
 /// Together with others.
-fn mesh() -> Result<InUse<RwLockReadGuard<'static, ()>>> {
+pub(crate) fn mesh() -> Result<InUse<RwLockReadGuard<'static, ()>>> {
     let lock = LOCK.read().map_err(|_| anyhow!("the test that was alone panicked"))?;
     Ok(InUse { mesh: started()?, _lock: lock })
 }
@@ -364,7 +371,7 @@ const IMAGE: &str = "signet-workload";
 const EARLY_PODS: usize = 20;
 
 /// Tests that have not used the mesh yet.
-static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len());
+static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len() + dashboard::TESTS.len());
 /// Held by every test that uses the mesh, for writing by one that breaks it for a while.
 static LOCK: RwLock<()> = RwLock::new(());
 /// Written by the first test that asks and by [`end`]; read by every test.

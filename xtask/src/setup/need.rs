@@ -204,13 +204,14 @@ const FOR_DEMO: [Program; 6] = [
     program("python3", "python3", "the demo's small servers"),
 ];
 
-const FOR_TEST: [Program; 6] = [
+const FOR_TEST: [Program; 7] = [
     IPERF3,
     HAPROXY,
     program("socat", "socat", "raw clients and servers"),
     program("mptcpize", "mptcpize", "opens MPTCP sockets"),
     program("bpftool", "bpftool", "the kernel's own view"),
     program("openssl", "openssl", "a TLS client that is not ours"),
+    program("prometheus", "prometheus", "answers the dashboard's queries; its service is not started"),
 ];
 
 #[cfg(test)]
