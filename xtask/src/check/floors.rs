@@ -235,18 +235,20 @@ fn declared_module(line: &str) -> Option<&str> {
 }
 
 /// Foreign crates, and the modules whose own they are.
-const DOORS: [(&str, &[&str]); 7] = [
+const DOORS: [(&str, &[&str]); 8] = [
     ("aya", &["kernel"]),
     ("aya_log", &["kernel"]),
     ("aya_obj", &["kernel"]),
     ("k8s_openapi", &["discovery"]),
     ("kube", &["discovery"]),
+    ("signet_apiserver", &["discovery"]),
     ("tonic", &["svid", "discovery"]),
     ("signet_proto", &["svid", "discovery"]),
 ];
 /// Floors that test in milliseconds anywhere.
 const PURE_FLOORS: [usize; 2] = [1, 2];
-const IMPURE: [&str; 7] = ["tokio", "tokio_util", "tokio_rustls", "aya", "kube", "tonic", "rustls"];
+const IMPURE: [&str; 8] =
+    ["tokio", "tokio_util", "tokio_rustls", "aya", "kube", "signet_apiserver", "tonic", "rustls"];
 
 #[cfg(test)]
 mod tests;

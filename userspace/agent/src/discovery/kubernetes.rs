@@ -1,30 +1,24 @@
 //! The `kubernetes` source: an API server, watched.
 //!
-//! Each kind has a task that lists and watches it ([`follow`]) and hands on what is left of an object after trimming
-//! ([`trim`]). One task, [`Kubernetes::run`], owns what is known and turns it into events, in the order that [`subject`]
+//! Each kind has a task that lists and watches it and hands on what is left of an object after trimming
+//! ([`Follower`]). One task, [`Kubernetes::run`], owns what is known and turns it into events, in the order that [`subject`]
 //! says. `Synced` waits until every kind has been listed once. When the API server is gone everything stays as it was,
 //! [`Health`] says so, and the followers go on asking.
 //!
 //! Whoever can create a pod can write to this source: what an object says of itself is believed as far as Kubernetes
 //! believes it, and no further. It changes nothing in the cluster.
 
-mod fault;
-mod follow;
-mod health;
 mod kind;
-mod seen;
 mod subject;
-mod trim;
 mod withdraw;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::Value;
+use signet_apiserver::{ApiServer, ConnectError, Follower, Heard, Kind, Resource, Seen};
 use signet_manifests::{Document, DocumentError};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,17 +31,14 @@ use crate::drain::Watch;
 use crate::state::Event;
 use crate::telemetry::Registry;
 
-pub use self::health::Health;
 pub use self::withdraw::{WithdrawError, withdraw};
+pub use signet_apiserver::Health;
 
-use self::follow::{Follower, Heard};
-use self::kind::{Kind, Resource};
-use self::seen::Seen;
 use self::subject::{Custom, Progress, Subject, served_version};
 
 /// The `kubernetes` source: an API server, watched.
 pub struct Kubernetes {
-    client: Client,
+    api_server: ApiServer,
     known: Known,
     health: Health,
     faults: Gauge,
@@ -80,22 +71,8 @@ struct Following {
 
 /// Why the source cannot be set up: a mistake in the configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The kubeconfig cannot be used.
-    #[error("source.kubernetes.kubeconfig {path}: {source}")]
-    Kubeconfig {
-        /// Which.
-        path: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// This is no pod, or one without a token.
-    #[error("source.kubernetes: not in a pod with a service account's token ({0}): give `kubeconfig`")]
-    NotInCluster(Box<dyn std::error::Error + Send + Sync>),
-    /// The client cannot be built from it.
-    #[error("source.kubernetes: {0}")]
-    Client(Box<dyn std::error::Error + Send + Sync>),
-}
+#[error("source.kubernetes: {0}")]
+pub struct ClientError(#[from] ConnectError);
 
 impl Kubernetes {
     /// Reads the credentials; nothing is asked yet, and the API server need not be there.
@@ -107,14 +84,12 @@ impl Kubernetes {
         options: DiscoveryOptions,
         registry: &mut Registry,
     ) -> Result<Self, ClientError> {
-        let config = config(kubeconfig).await?;
-        info!(api_server = %config.cluster_url, "source kubernetes");
-        let client = Client::try_from(config).map_err(|e| ClientError::Client(e.into()))?;
+        let api_server = ApiServer::open(kubeconfig, "signetd").await?;
         let (to, from) = mpsc::channel(WAITING);
         Ok(Self {
-            client,
+            api_server,
             known: Known::new(options),
-            health: Health::register(registry),
+            health: Health::register(registry, "signet_source"),
             faults: faults::register(registry),
             progress: Progress::default(),
             followers: BTreeMap::new(),
@@ -277,7 +252,7 @@ impl Kubernetes {
         self.generation += 1;
         let generation = self.generation;
         let follower = Follower {
-            client: self.client.clone(),
+            api_server: self.api_server.clone(),
             resource: K::RESOURCE,
             version: version.to_owned(),
             name,
@@ -305,21 +280,6 @@ impl Kubernetes {
             }
         }
     }
-}
-
-async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
-    let mut config = match kubeconfig {
-        None => Config::incluster().map_err(|e| ClientError::NotInCluster(e.into()))?,
-        Some(path) => {
-            let error = |source| ClientError::Kubeconfig { path: path.display().to_string(), source };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|e| error(e.into()))?;
-            let options = KubeConfigOptions::default();
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| error(e.into()))?
-        }
-    };
-    // The followers try again themselves, and say what went wrong.
-    config.default_retry = false;
-    Ok(config)
 }
 
 fn resource(custom: Custom) -> Resource {

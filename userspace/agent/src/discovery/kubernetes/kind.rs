@@ -1,52 +1,7 @@
 //! The kinds that are watched, and what is kept of each.
 
-use std::fmt::Debug;
-
-use super::trim::Keep::{self, All, Fields};
-
-/// A kind of object.
-pub(super) trait Kind: Debug + Send + Sync + 'static {
-    /// Which.
-    const RESOURCE: Resource;
-    /// What is kept of its objects.
-    const KEEP: Keep;
-}
-
-/// A kind as the API server knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Resource {
-    /// Empty for the core group.
-    pub(super) group: &'static str,
-    pub(super) kind: &'static str,
-    /// Its name in URLs and in RBAC rules.
-    pub(super) plural: &'static str,
-}
-
-impl Resource {
-    /// `pods`, `endpointslices.discovery.k8s.io`: as RBAC rules and CRDs are named.
-    pub(super) fn name(&self) -> String {
-        match self.group {
-            "" => self.plural.to_owned(),
-            group => format!("{}.{group}", self.plural),
-        }
-    }
-
-    /// Where the API server has it, in all namespaces.
-    pub(super) fn path(&self, version: &str) -> String {
-        match self.group {
-            "" => format!("/api/{version}/{}", self.plural),
-            group => format!("/apis/{group}/{version}/{}", self.plural),
-        }
-    }
-
-    /// `apiVersion`.
-    pub(super) fn api_version(&self, version: &str) -> String {
-        match self.group {
-            "" => version.to_owned(),
-            group => format!("{group}/{version}"),
-        }
-    }
-}
+use signet_apiserver::Keep::{self, All, Fields};
+use signet_apiserver::{Kind, Resource};
 
 macro_rules! kinds {
     ($($name:ident: $group:literal $kind:literal $plural:literal keeps $keep:expr;)*) => {$(

@@ -7,12 +7,13 @@ use std::pin::pin;
 
 use futures_util::TryStreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use kube::Error;
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchParams};
 use kube::core::WatchEvent;
-use kube::{Client, Error};
 use serde_json::{Value, json};
+use signet_apiserver::ApiServer;
 
-use super::{ClientError, config};
+use super::ClientError;
 
 /// Why it could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +47,8 @@ pub async fn withdraw(name: &str, mut told: impl FnMut(String)) -> Result<(), Wi
     let Some((namespace, object)) = name.split_once('/') else {
         return Err(WithdrawError::Name(name.to_owned()));
     };
-    let client = Client::try_from(config(None).await?).map_err(|e| ClientError::Client(e.into()))?;
-    let daemon_sets: Api<DaemonSet> = Api::namespaced(client, namespace);
+    let api_server = ApiServer::open(None, "signetd").await.map_err(ClientError::from)?;
+    let daemon_sets: Api<DaemonSet> = Api::namespaced(api_server.client(), namespace);
     let refused = |verb| move |e| WithdrawError::Refused { verb, name: name.to_owned(), source: Box::new(e) };
     match daemon_sets.patch(object, &PatchParams::default(), &Patch::Strategic(removal(object))).await {
         Err(Error::Api(status)) if status.code == 404 => {

@@ -6,19 +6,17 @@ struct Source {
     server: Server,
     events: mpsc::Receiver<Event>,
     /// Watches that stay open.
-    watches: Vec<mpsc::Sender<Result<Bytes, std::io::Error>>>,
+    watches: Vec<Watching>,
     _drain: crate::drain::Drain,
 }
 
-impl Asked {
-    /// What there is at its path, of the name it asks for.
-    fn list_of(self, objects: &HashMap<&str, Vec<Value>>) {
-        let mut items = objects.get(self.path.as_str()).cloned().unwrap_or_default();
-        if let Some(name) = self.of("fieldSelector").strip_prefix("metadata.name=") {
-            items.retain(|item| item["metadata"]["name"] == name);
-        }
-        self.list(&items, "");
+/// What there is at its path, of the name it asks for.
+fn list_of(asked: Asked, objects: &HashMap<&str, Vec<Value>>) {
+    let mut items = objects.get(asked.path.as_str()).cloned().unwrap_or_default();
+    if let Some(name) = asked.of("fieldSelector").strip_prefix("metadata.name=") {
+        items.retain(|item| item["metadata"]["name"] == name);
     }
+    asked.list(&items, "");
 }
 
 async fn source() -> Source {
@@ -49,7 +47,7 @@ impl Source {
             } else if asked.path == path {
                 return asked;
             } else {
-                asked.list_of(objects);
+                list_of(asked, objects);
             }
         }
     }
@@ -83,9 +81,9 @@ async fn pods_are_not_asked_for_before_their_namespaces_and_policies_are_known()
     while source.watches.len() < 5 {
         let other = source.server.next().await;
         assert_ne!(other.path, "/api/v1/pods");
-        if other.is_watch() { source.watches.push(other.watch(&[])) } else { other.list_of(&served) }
+        if other.is_watch() { source.watches.push(other.watch(&[])) } else { list_of(other, &served) }
     }
-    assert!(source.server.asked.try_recv().is_err());
+    assert!(source.server.is_idle());
     asked.list(&[], "");
     source.until_list_of("/api/v1/pods", &served).await.list(&[pod("a", "2")], "");
     assert!(matches!(source.event().await, Event::Workload(w) if w.enrolled && &*w.name == "a"));
@@ -136,3 +134,5 @@ async fn what_a_new_list_does_not_have_is_gone() {
         }
     }
 }
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! How the connection to the API server is: for readiness, `signet status` and the metrics `signet_source_*`.
+//! How the connection to the API server is: for readiness, `signet status` and the metrics below a prefix (`signet_source_*`).
 //!
 //! Each follower writes its own kind's line, views read all of them. The lock is held for a few assignments.
 
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
-use super::fault::Fault;
-use crate::telemetry::Registry;
+use crate::fault::Fault;
 
 type KindLabel = [(&'static str, &'static str); 1];
 type ErrorLabels = [(&'static str, &'static str); 2];
@@ -27,7 +27,7 @@ pub struct Health {
 
 /// One kind's line: written by its follower alone.
 #[derive(Clone, Debug)]
-pub(super) struct KindHealth {
+pub struct KindHealth {
     kind: &'static str,
     health: Health,
 }
@@ -49,23 +49,26 @@ struct Metrics {
 }
 
 impl Health {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    /// Its metrics begin with `prefix`.
+    pub fn register(registry: &mut Registry, prefix: &str) -> Self {
         let metrics = Metrics::default();
-        let mut gauge =
-            |name, help, gauge: &Family<KindLabel, Gauge>| registry.register(name, help, gauge.clone());
-        gauge("signet_source_connected", "1 while changes of the kind are heard", &metrics.connected);
+        let name = |what: &str| format!("{prefix}_{what}");
+        let mut gauge = |what, help, gauge: &Family<KindLabel, Gauge>| {
+            registry.register(name(what), help, gauge.clone());
+        };
+        gauge("connected", "1 while changes of the kind are heard", &metrics.connected);
         gauge(
-            "signet_source_last_event_timestamp_seconds",
+            "last_event_timestamp_seconds",
             "When the API server last said something of the kind, bookmarks included",
             &metrics.last_event,
         );
         registry.register(
-            "signet_source_lists",
+            name("lists"),
             "Complete lists of the kind; all but the first because the place in the watch was lost",
             metrics.lists.clone(),
         );
         registry.register(
-            "signet_source_errors",
+            name("errors"),
             "Lists and watches of the kind that failed, by reason",
             metrics.errors.clone(),
         );
@@ -73,16 +76,23 @@ impl Health {
     }
 
     /// A line for a kind.
-    pub(super) fn kind(&self, kind: &'static str) -> KindHealth {
+    #[must_use]
+    pub fn kind(&self, kind: &'static str) -> KindHealth {
         self.lines.lock().insert(kind, Line::default());
         KindHealth { kind, health: self.clone() }
     }
 
     /// A kind is not followed any more.
-    pub(super) fn forget(&self, kind: &'static str) {
+    pub fn forget(&self, kind: &'static str) {
         self.lines.lock().remove(kind);
         self.metrics.connected.remove(&[("kind", kind)]);
         self.metrics.last_event.remove(&[("kind", kind)]);
+    }
+
+    /// Whether every kind has been listed once.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.lines.lock().values().all(|line| line.listed)
     }
 
     /// Whether every kind is heard, and in words what is missing.
@@ -113,14 +123,14 @@ fn outage(broken: &[(&&'static str, &(Instant, String))], all_listed: bool) -> S
 
 impl KindHealth {
     /// A list is complete.
-    pub(super) fn listed(&self) {
+    pub fn listed(&self) {
         self.health.metrics.lists.get_or_create(&[("kind", self.kind)]).inc();
         self.line(|line| line.listed = true);
         self.connected();
     }
 
     /// Changes are heard from here on.
-    pub(super) fn connected(&self) {
+    pub fn connected(&self) {
         if let Some((since, _)) = self.line(|line| line.fault.take()) {
             info!(kind = self.kind, after = ?since.elapsed(), "API server heard again");
         }
@@ -129,14 +139,14 @@ impl KindHealth {
     }
 
     /// Something came.
-    pub(super) fn heard(&self) {
+    pub(crate) fn heard(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.health.metrics.last_event.get_or_create(&[("kind", self.kind)]).set(now);
     }
 
     /// A list or watch failed. Logged when the reason is another.
-    pub(super) fn failed(&self, fault: &Fault) {
+    pub fn failed(&self, fault: &Fault) {
         self.health.metrics.connected.get_or_create(&[("kind", self.kind)]).set(0);
         self.health.metrics.errors.get_or_create(&[("kind", self.kind), ("reason", fault.label())]).inc();
         let why = fault.to_string();
@@ -166,16 +176,18 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
-    use crate::discovery::kubernetes::kind::{Kind as _, Pods};
+    use crate::fault::Access;
+    use crate::resource::Resource;
 
     fn forbidden() -> Fault {
-        let status = Status { code: 403, ..Status::failure("no", "Forbidden") };
-        Fault::of("list", &Pods::RESOURCE, &kube::Error::Api(status.boxed()))
+        let pods = Resource { group: "", kind: "Pod", plural: "pods" };
+        let status = Status { code: 403, ..Status::failure("u cannot list", "Forbidden") };
+        Fault::of(Access::everywhere("list", &pods), "signetd", &kube::Error::Api(status.boxed()), true)
     }
 
     #[test]
     fn an_outage_is_told_until_it_ends() {
-        let health = Health::register(&mut Registry::default());
+        let health = Health::register(&mut Registry::default(), "signet_source");
         let pods = health.kind("Pod");
         assert!(health.summary().1.contains("first list is missing of Pod"));
         pods.listed();
@@ -189,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_right_that_is_missing_at_start_is_told_with_what_it_keeps_waiting() {
-        let health = Health::register(&mut Registry::default());
+        let health = Health::register(&mut Registry::default(), "signet_source");
         health.kind("Pod").failed(&forbidden());
         let (ok, text) = health.summary();
         assert!(!ok && text.contains("\"list\" on pods") && text.contains("not all is known"), "{text}");

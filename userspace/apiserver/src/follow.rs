@@ -8,20 +8,21 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
+use kube::Error;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{ObjectList, Request, WatchEvent};
-use kube::{Client, Error};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::fault::Fault;
-use super::health::KindHealth;
-use super::kind::{Kind, Resource};
-use super::trim::Trimmed;
+use crate::connect::ApiServer;
+use crate::fault::{Access, Fault};
+use crate::health::KindHealth;
+use crate::resource::{Kind, Resource};
+use crate::trim::Trimmed;
 
 /// What is heard of a kind.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub enum Heard {
     /// A list begins: what it does not have is gone.
     Listing,
     /// An object is there.
@@ -33,16 +34,22 @@ pub(super) enum Heard {
 }
 
 /// What to follow, and who hears of it.
-pub(super) struct Follower<T> {
-    pub(super) client: Client,
-    pub(super) resource: Resource,
-    pub(super) version: String,
-    /// Only the object with this name.
-    pub(super) name: Option<String>,
+#[derive(Debug)]
+pub struct Follower<T> {
+    /// Where.
+    pub api_server: ApiServer,
+    /// Which kind.
+    pub resource: Resource,
+    /// In which version.
+    pub version: String,
+    /// Only objects with this name.
+    pub name: Option<String>,
     /// Marks what is heard.
-    pub(super) tag: T,
-    pub(super) to: mpsc::Sender<(T, Heard)>,
-    pub(super) health: KindHealth,
+    pub tag: T,
+    /// Who hears.
+    pub to: mpsc::Sender<(T, Heard)>,
+    /// Where it is told how that goes.
+    pub health: KindHealth,
 }
 
 /// Nobody listens any more.
@@ -64,7 +71,7 @@ impl From<Deaf> for Ended {
 
 impl<T: Copy> Follower<T> {
     /// Follows until nobody listens.
-    pub(super) async fn run<K: Kind>(self) {
+    pub async fn run<K: Kind>(self) {
         let mut place = None;
         let mut failures = 0;
         loop {
@@ -112,9 +119,12 @@ impl<T: Copy> Follower<T> {
 
     async fn page<K: Kind>(&self, page: &ListParams) -> Result<ObjectList<Trimmed<K>>, Ended> {
         let request = self.request().list(page).map_err(Error::BuildRequest);
-        let answer = async { self.client.request(request?).await };
+        let answer = async { self.api_server.client.request(request?).await };
         let answer = tokio::time::timeout(LIST_TIMEOUT, answer).await;
-        answer.map_err(|_| self.fault("list", &"no answer"))?.map_err(|e| self.ended("list", &e))
+        let list =
+            answer.map_err(|_| self.fault("list", &"no answer"))?.map_err(|e| self.ended("list", &e))?;
+        self.api_server.allowed(&self.access("list"));
+        Ok(list)
     }
 
     /// Until the API server ends it, which it does after a while.
@@ -123,10 +133,11 @@ impl<T: Copy> Follower<T> {
         let selected = self.selected().field_selector;
         let params = WatchParams { timeout: Some(seconds), field_selector: selected, ..Default::default() };
         let request = self.request().watch(&params, version).map_err(Error::BuildRequest);
-        let opened = async { self.client.request_events::<Trimmed<K>>(request?).await };
+        let opened = async { self.api_server.client.request_events::<Trimmed<K>>(request?).await };
         let opened = tokio::time::timeout(LIST_TIMEOUT, opened).await;
         let opened = opened.map_err(|_| self.fault("watch", &"no answer"))?;
         let mut events = pin!(opened.map_err(|e| self.ended("watch", &e))?);
+        self.api_server.allowed(&self.access("watch"));
         self.health.connected();
         // A connection whose other end is gone never says so.
         let silence = Duration::from_secs(u64::from(seconds)) + SILENCE;
@@ -165,7 +176,7 @@ impl<T: Copy> Follower<T> {
     }
 
     fn request(&self) -> Request {
-        Request::new(self.resource.path(&self.version))
+        Request::new(self.resource.path(&self.version, None))
     }
 
     fn selected(&self) -> ListParams {
@@ -176,12 +187,16 @@ impl<T: Copy> Follower<T> {
     fn ended(&self, verb: &'static str, error: &Error) -> Ended {
         match error {
             Error::Api(status) if status.code == 410 || is_too_new(status) => Ended::Expired,
-            error => Ended::Fault(Fault::of(verb, &self.resource, error)),
+            error => Ended::Fault(self.api_server.fault(self.access(verb), error)),
         }
     }
 
     fn fault(&self, verb: &'static str, what: &dyn std::fmt::Display) -> Ended {
-        Ended::Fault(Fault::unreachable(verb, &self.resource, what))
+        Ended::Fault(Fault::unreachable(self.access(verb), what))
+    }
+
+    fn access(&self, verb: &'static str) -> Access {
+        Access::everywhere(verb, &self.resource)
     }
 }
 
@@ -206,13 +221,4 @@ const SILENCE: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_are_capped() {
-        assert_eq!(pause(0, 1.0), Duration::from_millis(50));
-        assert!(pause(1, 0.5) < pause(4, 0.5));
-        assert_eq!(pause(u32::MAX, 1.5), Duration::from_secs(15));
-    }
-}
+mod tests;

@@ -12,11 +12,11 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::kind::Kind;
+use crate::resource::Kind;
 
 /// What to keep of a value.
 #[derive(Debug)]
-pub(super) enum Keep {
+pub enum Keep {
     /// All of it.
     All,
     /// These fields, of an object or of each item of a list. A scalar in their place is kept, for the conversion to name.
@@ -25,13 +25,15 @@ pub(super) enum Keep {
 
 /// An object of a kind, with what is kept of it.
 #[derive(Debug)]
-pub(super) struct Trimmed<K> {
+pub struct Trimmed<K> {
     value: Value,
     kind: PhantomData<K>,
 }
 
 impl<K> Trimmed<K> {
-    pub(super) fn into_value(self) -> Value {
+    /// What was kept.
+    #[must_use]
+    pub fn into_value(self) -> Value {
         self.value
     }
 }
@@ -125,7 +127,33 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::discovery::kubernetes::kind::Pods;
+    use crate::resource::Resource;
+    use Keep::{All, Fields};
+
+    #[derive(Debug)]
+    struct Pods;
+
+    impl Kind for Pods {
+        const RESOURCE: Resource = Resource { group: "", kind: "Pod", plural: "pods" };
+        const KEEP: Keep = Fields(&[
+            (
+                "metadata",
+                Fields(&[
+                    ("name", All),
+                    ("labels", All),
+                    ("annotations", Fields(&[("kubernetes.io/config.mirror", All)])),
+                ]),
+            ),
+            (
+                "spec",
+                Fields(&[
+                    ("nodeName", All),
+                    ("containers", Fields(&[("ports", Fields(&[("containerPort", All)]))])),
+                ]),
+            ),
+            ("status", Fields(&[("podIPs", Fields(&[("ip", All)]))])),
+        ]);
+    }
 
     fn trimmed(value: &Value) -> Value {
         serde_json::from_str::<Trimmed<Pods>>(&value.to_string()).unwrap().into_value()

@@ -8,17 +8,20 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 /// What a list has had.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub struct Seen {
     keys: RandomState,
     hashes: HashSet<u64>,
 }
 
 impl Seen {
-    pub(super) fn note(&mut self, key: &impl Hash) {
+    /// The list has it.
+    pub fn note(&mut self, key: &impl Hash) {
         self.hashes.insert(self.keys.hash_one(key));
     }
 
-    pub(super) fn has(&self, key: &impl Hash) -> bool {
+    /// Whether the list has had it.
+    #[must_use]
+    pub fn has(&self, key: &impl Hash) -> bool {
         self.hashes.contains(&self.keys.hash_one(key))
     }
 }

@@ -1,7 +1,21 @@
 //! One kind, followed through what can happen to a list and a watch.
 
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+
 use super::*;
-use crate::discovery::kubernetes::kind::Pods;
+use crate::health::Health;
+use crate::testing::Server;
+use crate::trim::Keep;
+
+#[derive(Debug)]
+struct Pods;
+
+impl Kind for Pods {
+    const RESOURCE: Resource = Resource { group: "", kind: "Pod", plural: "pods" };
+    const KEEP: Keep = Keep::All;
+}
 
 struct Followed {
     server: Server,
@@ -13,9 +27,9 @@ struct Followed {
 async fn pods() -> Followed {
     let server = Server::start().await;
     let (to, heard) = mpsc::channel(64);
-    let health = Health::register(&mut Registry::default());
+    let health = Health::register(&mut Registry::default(), "signet_source");
     let follower = Follower {
-        client: server.client(),
+        api_server: server.client("signetd"),
         resource: Pods::RESOURCE,
         version: "v1".into(),
         name: None,
@@ -30,7 +44,7 @@ async fn pods() -> Followed {
 impl Followed {
     async fn hears(&mut self, expected: &str) {
         let ((), heard) =
-            tokio::time::timeout(DEADLINE, self.heard.recv()).await.expect("something").unwrap();
+            tokio::time::timeout(LIST_TIMEOUT, self.heard.recv()).await.expect("something").unwrap();
         let name = |value: &Value| value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let text = match heard {
             Heard::Listing => "listing".to_owned(),
@@ -54,6 +68,10 @@ fn event(kind: &str, object: Value) -> Value {
 
 fn bookmark(version: &str) -> Value {
     event("BOOKMARK", json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": version}}))
+}
+
+fn pod(name: &str, version: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "shop", "resourceVersion": version}})
 }
 
 #[tokio::test]
@@ -98,14 +116,19 @@ async fn a_place_that_the_server_has_forgotten_leads_to_a_new_list() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_tried_again_and_healed() {
+async fn a_refusal_is_told_as_a_missing_right_once_it_lasts_and_heals() {
     let mut followed = pods().await;
-    followed.server.next().await.refuse(403, "Forbidden");
+    followed.server.next().await.refuse(403, CANNOT);
     followed.hears("listing").await;
     // The next attempt comes after the fault was noted.
-    let again = followed.server.next().await;
+    let mut again = followed.server.next().await;
     let (ok, text) = followed.health.summary();
-    assert!(!ok && text.contains("\"list\" on pods"), "{text}");
+    assert!(!ok && text.contains("does not know its rules yet"), "{text}");
+    while !followed.health.summary().1.contains("lacks the verb \"list\" on pods") {
+        again.refuse(403, CANNOT);
+        followed.hears("listing").await;
+        again = followed.server.next().await;
+    }
     again.list(&[], "");
     followed.hears("listing").await;
     followed.hears("listed").await;
@@ -123,3 +146,12 @@ async fn a_server_that_talks_nonsense_changes_nothing_and_is_asked_again() {
     let _watch = again.watch(&[event("ADDED", pod("a", "11"))]);
     followed.hears("put a").await;
 }
+
+#[test]
+fn pauses_grow_and_are_capped() {
+    assert_eq!(pause(0, 1.0), Duration::from_millis(50));
+    assert!(pause(1, 0.5) < pause(4, 0.5));
+    assert_eq!(pause(u32::MAX, 1.5), Duration::from_secs(15));
+}
+
+const CANNOT: &str = "pods is forbidden: User \"u\" cannot list resource \"pods\"";
