@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prost_types::Struct;
 use prost_types::value::Kind;
+use signet_apiserver::Fault;
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_proto::istio_ca::IMPERSONATED_IDENTITY;
 
@@ -68,6 +69,16 @@ pub(crate) enum GrantError {
         /// What for.
         identity: SpiffeId,
     },
+    /// Nobody can say whether one has.
+    #[error("node {node} asks for {identity}, of which nobody can say now whether it is there: {fault}")]
+    Unavailable {
+        /// Who asked.
+        node: Arc<str>,
+        /// What for.
+        identity: SpiffeId,
+        /// Why.
+        fault: Box<Fault>,
+    },
 }
 
 impl GrantError {
@@ -78,6 +89,7 @@ impl GrantError {
             Self::Malformed { .. } => "identity_malformed",
             Self::ForeignTrustDomain { .. } => "identity_foreign_trust_domain",
             Self::NotOnNode { .. } => "identity_not_on_node",
+            Self::Unavailable { .. } => "inventory_unavailable",
         }
     }
 }
@@ -98,8 +110,9 @@ pub(crate) async fn grant(
         return Err(malformed(&node, identity.as_str()));
     };
     match inventory.finds(&node, namespace, service_account).await {
-        true => Ok(Grant { identity, node }),
-        false => Err(GrantError::NotOnNode { node, identity }),
+        Ok(true) => Ok(Grant { identity, node }),
+        Ok(false) => Err(GrantError::NotOnNode { node, identity }),
+        Err(fault) => Err(GrantError::Unavailable { node, identity, fault: fault.into() }),
     }
 }
 

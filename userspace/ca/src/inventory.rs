@@ -1,137 +1,158 @@
-//! Which identities have a workload on which node, from a watched directory of manifests.
+//! Which identities have a workload on which node: from a watched directory of manifests ([`files`]), or from the API
+//! server ([`pods`]).
 //!
 //! A Pod counts from the moment it is bound to a node until it has finished: its SVID may have to be there before it
 //! has an address, and rotated while it is being deleted. A WorkloadEntry counts on the node that the label or
-//! annotation `signet.dev/node` names. A broken document keeps what was last known of it.
+//! annotation `signet.dev/node` names.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+mod files;
+mod live;
+mod pods;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use signet_manifests::{
-    Directory, Document, DocumentError, ObjectKey, OpenError, Snapshot, Watch, WatchError,
-};
+use signet_apiserver::Fault;
+use signet_manifests::{Document, DocumentError, ObjectKey};
 use tokio::sync::watch;
-use tracing::{error, info};
+
+pub(crate) use self::files::Files;
+pub(crate) use self::live::Live;
+pub(crate) use self::pods::Pods;
 
 /// A namespace and a service account.
 type Account = (Arc<str>, Arc<str>);
 
-/// The answers of one moment.
+/// What is known now.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
-    nodes: HashMap<Arc<str>, HashSet<Account>>,
+    placements: HashMap<ObjectKey, Placement>,
+    /// How many workloads of an account a node has.
+    nodes: HashMap<Arc<str>, HashMap<Account, u32>>,
 }
 
-/// Reads the directory and publishes inventories. Owned by its task; ends with the watch.
-#[derive(Debug)]
-pub(crate) struct Source {
-    watch: Watch,
-    known: BTreeMap<ObjectKey, Placement>,
-    /// What the log has been told.
-    logged: BTreeSet<String>,
-    /// Written here alone; the service reads.
-    published: watch::Sender<Arc<Inventory>>,
-}
-
-/// The reading side.
+/// The reading side. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Reader(watch::Receiver<Arc<Inventory>>);
+pub(crate) struct Reader {
+    known: watch::Receiver<Inventory>,
+    /// Who is asked for what is not known yet.
+    live: Option<Arc<Live>>,
+}
+
+/// A pod that a token is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BoundPod {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// Another pod of its name has another one.
+    pub(crate) uid: Arc<str>,
+}
 
 /// A workload's account, on its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Placement {
     node: Arc<str>,
     account: Account,
+    /// A WorkloadEntry in a file may have none.
+    uid: Option<Arc<str>>,
 }
 
 impl Inventory {
+    fn put(&mut self, key: ObjectKey, placement: Placement) {
+        self.remove(&key);
+        let accounts = self.nodes.entry(placement.node.clone()).or_default();
+        *accounts.entry(placement.account.clone()).or_default() += 1;
+        self.placements.insert(key, placement);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        let Some(Placement { node, account, .. }) = self.placements.remove(key) else { return };
+        let Some(accounts) = self.nodes.get_mut(&node) else { return };
+        if let Some(count) = accounts.get_mut(&account) {
+            *count -= 1;
+            if *count == 0 {
+                accounts.remove(&account);
+            }
+        }
+        if accounts.is_empty() {
+            self.nodes.remove(&node);
+        }
+    }
+
     /// Whether a workload of that service account is on that node.
     fn has(&self, node: &str, namespace: &str, service_account: &str) -> bool {
         let account = (namespace.into(), service_account.into());
-        self.nodes.get(node).is_some_and(|accounts| accounts.contains(&account))
+        self.nodes.get(node).is_some_and(|accounts| accounts.contains_key(&account))
+    }
+
+    /// The node of that very pod.
+    fn node_of(&self, pod: &BoundPod) -> Option<&Arc<str>> {
+        let placement = self.placements.get(&pod.key())?;
+        (placement.uid.as_ref() == Some(&pod.uid)).then_some(&placement.node)
     }
 }
 
 impl Reader {
-    /// Whether a workload of that service account is on that node, now or within [`LAG`]: a node may hear of a pod a
-    /// moment before the CA does.
-    pub(crate) async fn finds(&self, node: &str, namespace: &str, service_account: &str) -> bool {
-        let mut published = self.0.clone();
-        let found = published.wait_for(|inventory| inventory.has(node, namespace, service_account));
+    fn of(known: watch::Receiver<Inventory>, live: Option<Arc<Live>>) -> Self {
+        Self { known, live }
+    }
+
+    /// Whether a workload of that service account is on that node. A node may hear of a pod a moment before the CA does:
+    /// what is not known is waited for, for [`LAG`], and then asked for.
+    ///
+    /// # Errors
+    /// Nobody can say.
+    pub(crate) async fn finds(
+        &self,
+        node: &str,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<bool, Fault> {
+        if self.hears(|inventory| inventory.has(node, namespace, service_account)).await {
+            return Ok(true);
+        }
+        match &self.live {
+            Some(live) => live.has(node, namespace, service_account).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The node of a pod, as with [`Self::finds`].
+    ///
+    /// # Errors
+    /// Nobody can say.
+    pub(crate) async fn node_of(&self, pod: &BoundPod) -> Result<Option<Arc<str>>, Fault> {
+        if self.hears(|inventory| inventory.node_of(pod).is_some()).await
+            && let Some(node) = self.known.borrow().node_of(pod)
+        {
+            return Ok(Some(node.clone()));
+        }
+        match &self.live {
+            Some(live) => live.node_of(pod).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Whether that very pod is known to be there now.
+    pub(crate) fn knows(&self, pod: &BoundPod) -> bool {
+        self.known.borrow().node_of(pod).is_some()
+    }
+
+    async fn hears(&self, what: impl Fn(&Inventory) -> bool) -> bool {
+        let mut known = self.known.clone();
         // An error means that the source is gone and with it the process, soon.
-        tokio::time::timeout(LAG, found).await.is_ok_and(|found| found.is_ok())
+        let heard = known.wait_for(|inventory| what(inventory));
+        tokio::time::timeout(LAG, heard).await.is_ok_and(|heard| heard.is_ok())
     }
 }
 
-impl Source {
-    /// Opens the directory and reads it for the first time.
-    pub(crate) async fn open(directory: PathBuf) -> Result<(Self, Reader), InventoryError> {
-        let mut watch = Directory::open(directory)?.watch()?;
-        let first = watch.next().await?;
-        let (published, reader) = watch::channel(Arc::default());
-        let mut source = Self { watch, known: BTreeMap::new(), logged: BTreeSet::new(), published };
-        source.update(&first);
-        Ok((source, Reader(reader)))
+impl BoundPod {
+    fn key(&self) -> ObjectKey {
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        ObjectKey { group: "".into(), kind: "Pod".into(), namespace, name }
     }
-
-    /// Follows the directory until its watch breaks.
-    pub(crate) async fn run(mut self) -> Result<(), WatchError> {
-        loop {
-            let snapshot = self.watch.next().await?;
-            self.update(&snapshot);
-        }
-    }
-
-    fn update(&mut self, snapshot: &Snapshot) {
-        let faults = update(&mut self.known, snapshot);
-        let files = snapshot.faults.iter().map(|fault| fault.error.to_string());
-        let faults: BTreeSet<String> = files.chain(faults.iter().map(ToString::to_string)).collect();
-        for fault in faults.difference(&self.logged) {
-            error!(fault, "manifest not taken");
-        }
-        for fault in self.logged.difference(&faults) {
-            info!(fault, "manifest fault ended");
-        }
-        self.logged = faults;
-        self.published.send_replace(Arc::new(inventory(self.known.values())));
-    }
-}
-
-/// Why there is no inventory.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum InventoryError {
-    /// The directory.
-    #[error("inventory.files.directory: {0}")]
-    Open(#[from] OpenError),
-    /// Its watch.
-    #[error("inventory.files.directory: {0}")]
-    Watch(#[from] WatchError),
-}
-
-fn update(known: &mut BTreeMap<ObjectKey, Placement>, snapshot: &Snapshot) -> Vec<DocumentError> {
-    let mut before = std::mem::take(known);
-    let mut faults = Vec::new();
-    for document in &snapshot.documents {
-        let placement = placement(document).unwrap_or_else(|fault| {
-            faults.push(fault);
-            before.remove(document.key())
-        });
-        if let Some(placement) = placement {
-            known.insert(document.key().clone(), placement);
-        }
-    }
-    faults
-}
-
-fn inventory<'p>(placements: impl Iterator<Item = &'p Placement>) -> Inventory {
-    let mut nodes: HashMap<Arc<str>, HashSet<Account>> = HashMap::new();
-    for placement in placements {
-        nodes.entry(placement.node.clone()).or_default().insert(placement.account.clone());
-    }
-    Inventory { nodes }
 }
 
 /// What of a Pod or WorkloadEntry matters here. That the rest of it is right is no concern of the CA's.
@@ -150,6 +171,7 @@ struct Metadata {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
+    uid: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -181,13 +203,11 @@ fn placement(document: &Document) -> Result<Option<Placement>, DocumentError> {
     // A Pod's `serviceAccount` is the deprecated alias of `serviceAccountName`; a WorkloadEntry has only the former.
     let name = spec.service_account_name.or(spec.service_account).filter(|name| !name.is_empty());
     let name = name.as_deref().unwrap_or("default");
-    Ok(Some(Placement { node: node.into(), account: (document.key().namespace.clone(), name.into()) }))
+    let account = (document.key().namespace.clone(), name.into());
+    Ok(Some(Placement { node: node.into(), account, uid: metadata.uid }))
 }
 
 /// Where a WorkloadEntry runs.
 const NODE: &str = "signet.dev/node";
 /// How far the CA's view may be behind a node's. Longer than a scan takes, shorter than a node's patience.
 const LAG: Duration = Duration::from_millis(500);
-
-#[cfg(test)]
-mod tests;

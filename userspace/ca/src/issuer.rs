@@ -99,13 +99,14 @@ impl Issuer {
         &self,
         names: &[String],
         addresses: &[IpAddr],
+        lifetime: Duration,
         key: &impl PublicKeyData,
         now: OffsetDateTime,
     ) -> Result<Issued, IssueError> {
         let names = names.iter().map(|name| Ok(SanType::DnsName(name.clone().try_into()?)));
         let mut names = names.collect::<Result<Vec<_>, rcgen::Error>>()?;
         names.extend(addresses.iter().copied().map(SanType::IpAddress));
-        self.sign(names, vec![ExtendedKeyUsagePurpose::ServerAuth], key, SERVING_LIFETIME, now)
+        self.sign(names, vec![ExtendedKeyUsagePurpose::ServerAuth], key, lifetime, now)
     }
 
     /// From the issuing certificate up, without the root; empty where the root issues.
@@ -116,6 +117,11 @@ impl Issuer {
     /// What verifies all of it.
     pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The same, in PEM.
+    pub(crate) fn roots_pem(&self) -> String {
+        self.roots.iter().map(pem).collect()
     }
 
     /// When it can sign nothing any more.
@@ -151,6 +157,12 @@ impl Issuer {
     }
 }
 
+/// A certificate in PEM.
+pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
+    let section = pem::Pem::new("CERTIFICATE", certificate.as_ref());
+    pem::encode_config(&section, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+}
+
 /// 128 random bits, positive and not zero (RFC 5280 §4.1.2.2).
 fn serial() -> Result<[u8; 16], IssueError> {
     let mut serial = [0; 16];
@@ -165,8 +177,6 @@ fn hex(bytes: &[u8]) -> String {
 
 /// For clocks that are behind. A tenth of the lifetime at most, so that half-life still means half of it.
 const BACKDATE: Duration = Duration::from_secs(60);
-/// Renewed at half of it, without a restart.
-const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests;

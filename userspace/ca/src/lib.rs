@@ -8,14 +8,16 @@
 //! | file | what |
 //! |---|---|
 //! | `service` | one request from the wire to the answer: authenticate, authorize, parse, issue |
-//! | `token`, `jwks` | who asks |
+//! | `token`, `jwks` | who asks: by a signature, or by the API server's word |
 //! | `inventory`, `grant` | what they may ask for |
 //! | `csr` | the key they ask for |
-//! | `issuer`, `root` | what signs it |
+//! | `issuer`, `root` | what signs it: a root in files or in a Secret, or an intermediate |
+//! | `publish` | the roots, in every namespace |
 //! | `serving`, `listener` | its own TLS |
 //! | `config`, `metrics`, `status`, `app` | the rest of the process |
 //!
-//! It keeps no database: what it has issued is in its log and nowhere else. It does not revoke; short lifetimes do.
+//! In a cluster several replicas run beside each other, without a leader: they share nothing but the root. It keeps no
+//! database: what it has issued is in its log and nowhere else. It does not revoke; short lifetimes do.
 
 pub mod app;
 mod config;
@@ -26,6 +28,7 @@ mod issuer;
 mod jwks;
 mod listener;
 mod metrics;
+mod publish;
 mod refusal;
 mod root;
 mod service;

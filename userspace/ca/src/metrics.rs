@@ -20,6 +20,10 @@ use crate::refusal::Refusal;
 pub(crate) struct Metrics {
     issued: Counter,
     refused: Family<Reason, Counter>,
+    reviews: Family<Outcome, Counter>,
+    publications: Family<Outcome, Counter>,
+    unpublished: Gauge,
+    root_stored: Gauge,
     duration: Histogram,
     handshakes_failed: Counter,
     issuer_expiry: Gauge,
@@ -31,12 +35,45 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// What became of a token that was to be reviewed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reviewed {
+    /// The API server vouches for it.
+    Accepted,
+    /// It did, a moment ago.
+    Remembered,
+    /// It is no good.
+    Refused,
+    /// Nobody could say.
+    Unavailable,
+}
+
+/// What became of a ConfigMap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Published {
+    /// It was not there.
+    Created,
+    /// It held something else.
+    PutBack,
+    /// The API server refused, or is away.
+    Failed,
+}
+
 impl Metrics {
     /// Registers them.
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             issued: Counter::default(),
             refused: Family::default(),
+            reviews: Family::default(),
+            publications: Family::default(),
+            unpublished: Gauge::default(),
+            root_stored: Gauge::default(),
             duration: Histogram::new(DURATIONS),
             handshakes_failed: Counter::default(),
             issuer_expiry: Gauge::default(),
@@ -44,6 +81,26 @@ impl Metrics {
         };
         registry.register("signet_ca_issued", "SVIDs signed", metrics.issued.clone());
         registry.register("signet_ca_refused", "Requests refused, by reason", metrics.refused.clone());
+        registry.register(
+            "signet_ca_token_reviews",
+            "Tokens of nodes by what the API server said of them",
+            metrics.reviews.clone(),
+        );
+        registry.register(
+            "signet_ca_publications",
+            "Writes of the ConfigMap with the roots, by what became of them",
+            metrics.publications.clone(),
+        );
+        registry.register(
+            "signet_ca_namespaces_unpublished",
+            "Namespaces whose ConfigMap does not hold the roots",
+            metrics.unpublished.clone(),
+        );
+        registry.register(
+            "signet_ca_root_stored",
+            "1 while the Secret holds the root that this replica signs with",
+            metrics.root_stored.clone(),
+        );
         registry.register_with_unit(
             "signet_ca_issue_duration",
             "Time from a request to its answer, refusals included",
@@ -76,6 +133,33 @@ impl Metrics {
     pub(crate) fn refused(&self, refusal: &Refusal, took: Duration) {
         self.refused.get_or_create(&Reason { reason: refusal.label() }).inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn reviewed(&self, reviewed: Reviewed) {
+        let outcome = match reviewed {
+            Reviewed::Accepted => "accepted",
+            Reviewed::Remembered => "remembered",
+            Reviewed::Refused => "refused",
+            Reviewed::Unavailable => "unavailable",
+        };
+        self.reviews.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn published(&self, published: Published) {
+        let outcome = match published {
+            Published::Created => "created",
+            Published::PutBack => "put_back",
+            Published::Failed => "failed",
+        };
+        self.publications.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn set_unpublished(&self, namespaces: usize) {
+        self.unpublished.set(i64::try_from(namespaces).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn set_root_stored(&self, stored: bool) {
+        self.root_stored.set(i64::from(stored));
     }
 
     pub(crate) fn handshake_failed(&self) {

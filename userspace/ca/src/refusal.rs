@@ -50,6 +50,10 @@ impl Refusal {
     /// For the caller.
     pub(crate) fn status(&self) -> Status {
         match self {
+            Self::Token(e) if e.is_ours() => Status::unavailable("the CA cannot check tokens now"),
+            Self::Grant(GrantError::Unavailable { .. }) => {
+                Status::unavailable("the CA cannot check workloads now")
+            }
             Self::Token(_) | Self::Grant(_) => Status::unauthenticated("request authentication failed"),
             Self::Csr { source, .. } => Status::invalid_argument(source.to_string()),
             Self::Issue(_) => Status::unavailable("the CA cannot sign now"),

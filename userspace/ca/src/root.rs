@@ -1,26 +1,30 @@
-//! What signs: a root of its own, or an intermediate of somebody else's.
+//! What signs: a root of its own, in files or in a Secret, or an intermediate of somebody else's.
 //!
 //! Either way the result is put to the proof before the first request: it signs an SVID, which must pass the very
 //! verification a peer will do. A chain that cannot work is an error at start, not at every handshake.
 
 mod generated;
 mod key_file;
+mod place;
 mod plugged;
+pub(crate) mod secret;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use signet_apiserver::{ApiServer, Fault};
 use signet_identity::{BundleError, BundleSet, SpiffeId, SvidError, TrustBundle, TrustDomain, verify_peer};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{Config, Root};
+use self::place::Place;
+use crate::config::{Config, Lifetimes, Root};
 use crate::grant::Grant;
 use crate::issuer::{IssueError, Issuer};
 
-/// Why nothing can be signed. Each names the file.
+/// Why nothing can be signed. Each names the file, or the Secret and its key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RootError {
     /// A file cannot be read or written.
@@ -40,48 +44,52 @@ pub(crate) enum RootError {
         mode: u32,
     },
     /// The private key is none.
-    #[error("{} is no PEM private key of a kind that signs (PKCS#8, ECDSA or RSA)", path.display())]
+    #[error("{} is no PEM private key of a kind that signs (PKCS#8, ECDSA or RSA)", place)]
     Key {
         /// Which.
-        path: PathBuf,
+        place: Place,
     },
     /// A certificate without its key.
-    #[error("{} is there, but its key {} is not: bring it back, or remove the certificate for a new root", certificate.display(), key.display())]
+    #[error(
+        "{} is there, but its key {} is not: bring it back, or remove the certificate for a new root",
+        certificate,
+        key
+    )]
     KeyMissing {
         /// The certificate.
-        certificate: PathBuf,
+        certificate: Place,
         /// Where the key belongs.
-        key: PathBuf,
+        key: Place,
     },
     /// Not PEM certificates.
-    #[error("{} holds no PEM certificates: {reason}", path.display())]
+    #[error("{} holds no PEM certificates: {reason}", place)]
     Certificates {
         /// Which.
-        path: PathBuf,
+        place: Place,
         /// Why.
         reason: String,
     },
     /// Key and certificate are not of one pair.
-    #[error("the key {} is not the one of the first certificate in {}", key.display(), certificate.display())]
+    #[error("the key {} is not the one of the first certificate in {}", key, certificate)]
     Mismatch {
         /// The key.
-        key: PathBuf,
+        key: Place,
         /// The certificate.
-        certificate: PathBuf,
+        certificate: Place,
     },
     /// A certificate may not sign.
-    #[error("certificate {position} in {} is no CA certificate (cA, keyCertSign)", path.display())]
+    #[error("certificate {position} in {} is no CA certificate (cA, keyCertSign)", place)]
     NoCa {
         /// Which file.
-        path: PathBuf,
+        place: Place,
         /// Which of its certificates, from 1.
         position: usize,
     },
     /// A certificate is out of date.
-    #[error("certificate {position} in {} is valid from {from} to {to} only", path.display())]
+    #[error("certificate {position} in {} is valid from {from} to {to} only", place)]
     OutOfDate {
         /// Which file.
-        path: PathBuf,
+        place: Place,
         /// Which of its certificates, from 1.
         position: usize,
         /// Its beginning.
@@ -93,68 +101,106 @@ pub(crate) enum RootError {
     #[error("cannot make the root: {0}")]
     Generate(#[from] rcgen::Error),
     /// What it signs would be refused.
-    #[error("what {} signs would not be accepted by a peer: {source}", path.display())]
+    #[error("what {} signs would not be accepted by a peer: {source}", place)]
     Rejected {
         /// The chain.
-        path: PathBuf,
+        place: Place,
         /// The rule.
         source: SvidError,
     },
     /// It signs nothing.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", place)]
     Issue {
         /// The chain.
-        path: PathBuf,
+        place: Place,
         /// Why.
         source: IssueError,
     },
+    /// The Secret cannot be read or made.
+    #[error("the root's Secret {namespace}/{name}: {fault}")]
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        fault: Box<Fault>,
+    },
+    /// The Secret is not whole.
+    #[error(
+        "{place} is not there: bring it back, or delete the Secret and restart every signet-ca for a new root"
+    )]
+    Incomplete {
+        /// What is missing.
+        place: Place,
+    },
+    /// What a Secret holds is no text.
+    #[error("{place} is no text")]
+    Text {
+        /// Which.
+        place: Place,
+    },
+    /// The Secret is made and deleted again and again.
+    #[error("the root's Secret {namespace}/{name} was there and is gone again: who deletes it?")]
+    Fleeting {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// The roots are no bundle.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", place)]
     Bundle {
         /// The roots.
-        path: PathBuf,
+        place: Place,
         /// Why.
         source: BundleError,
     },
 }
 
 /// Loads or makes what the configuration asks for, and proves it.
-pub(crate) fn open(config: &Config) -> Result<Issuer, RootError> {
+pub(crate) async fn open(config: &Config, api_server: Option<&ApiServer>) -> Result<Issuer, RootError> {
+    let (trust_domain, lifetimes) = (&config.trust_domain, config.svid);
     let (issuer, roots, chain) = match &config.root {
         Root::Directory(directory) => {
-            let certificate = directory.join(generated::CERTIFICATE);
-            (generated::open(directory, &config.trust_domain, config.svid)?, certificate.clone(), certificate)
+            let certificate = Place::file(&directory.join(generated::CERTIFICATE));
+            (generated::open(directory, trust_domain, lifetimes)?, certificate.clone(), certificate)
+        }
+        Root::Secret { .. } => {
+            let secret = secret::Secret::of(config, api_server.expect("opened where a Secret is configured"));
+            let certificate = secret.place(generated::CERTIFICATE);
+            (secret.open(trust_domain, lifetimes).await?, certificate.clone(), certificate)
         }
         Root::Plugged { chain, key, root } => {
-            (plugged::open(chain, key, root, config.svid)?, root.clone(), chain.clone())
+            let (root_place, chain_place) = (Place::file(root), Place::file(chain));
+            (plugged::open(chain, key, root, lifetimes)?, root_place, chain_place)
         }
     };
-    prove(&issuer, &config.trust_domain, &roots, &chain)?;
+    prove(&issuer, trust_domain, &roots, &chain)?;
     Ok(issuer)
 }
 
 /// Signs an SVID that nobody gets, and verifies it as a peer would.
-fn prove(issuer: &Issuer, trust_domain: &TrustDomain, roots: &Path, chain: &Path) -> Result<(), RootError> {
+fn prove(issuer: &Issuer, trust_domain: &TrustDomain, roots: &Place, chain: &Place) -> Result<(), RootError> {
     let bundle = TrustBundle::new(trust_domain.clone(), issuer.roots().to_vec())
-        .map_err(|source| RootError::Bundle { path: roots.to_owned(), source })?;
+        .map_err(|source| RootError::Bundle { place: roots.clone(), source })?;
     let identity = SpiffeId::for_service_account(trust_domain, "signet-ca", "self-check")
         .expect("the names are legal path segments");
     let key = KeyPair::generate()?;
     let issued = issuer
         .svid(&Grant::for_self_check(identity), &key, None, OffsetDateTime::now_utc())
-        .map_err(|source| RootError::Issue { path: chain.to_owned(), source })?;
+        .map_err(|source| RootError::Issue { place: chain.clone(), source })?;
     let presented: Vec<_> =
         std::iter::once(issued.leaf).chain(issuer.intermediates().iter().cloned()).collect();
     verify_peer(&presented, &BundleSet::of(bundle), rustls_pki_types::UnixTime::now())
-        .map_err(|source| RootError::Rejected { path: chain.to_owned(), source })?;
+        .map_err(|source| RootError::Rejected { place: chain.clone(), source })?;
     Ok(())
 }
 
-/// All certificates of a PEM file.
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootError> {
-    let pem = std::fs::read(path).map_err(|source| RootError::File { path: path.to_owned(), source })?;
-    let malformed = |reason: String| RootError::Certificates { path: path.to_owned(), reason };
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+/// All certificates of a PEM text.
+fn parse_certificates(place: &Place, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, RootError> {
+    let malformed = |reason: String| RootError::Certificates { place: place.clone(), reason };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|e| malformed(e.to_string()))?;
     if certificates.is_empty() {
@@ -163,21 +209,44 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootEr
     Ok(certificates)
 }
 
+/// All certificates of a PEM file.
+fn read_certificates(
+    place: &Place,
+    path: &std::path::Path,
+) -> Result<Vec<CertificateDer<'static>>, RootError> {
+    let pem = std::fs::read(path).map_err(|source| RootError::File { path: path.to_owned(), source })?;
+    parse_certificates(place, &pem)
+}
+
+/// Puts a root's own key and certificate together.
+fn own(
+    key: KeyPair,
+    key_place: &Place,
+    roots: Vec<CertificateDer<'static>>,
+    place: &Place,
+    lifetimes: Lifetimes,
+) -> Result<Issuer, RootError> {
+    let expires = check_ca(place, 1, &roots[0])?;
+    check_pair(&key, key_place, &roots[0], place)?;
+    let signer = rcgen::Issuer::from_ca_cert_der(&roots[0], key)?;
+    Ok(Issuer::new(signer, Vec::new(), roots, expires, lifetimes))
+}
+
 /// Holds a CA certificate to the rules and tells when it expires.
-fn check_ca(path: &Path, position: usize, der: &CertificateDer<'_>) -> Result<OffsetDateTime, RootError> {
+fn check_ca(place: &Place, position: usize, der: &CertificateDer<'_>) -> Result<OffsetDateTime, RootError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|e| RootError::Certificates {
-        path: path.to_owned(),
+        place: place.clone(),
         reason: format!("certificate {position}: {e}"),
     })?;
     let usage = certificate.key_usage().ok().flatten();
     if !certificate.is_ca() || usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err(RootError::NoCa { path: path.to_owned(), position });
+        return Err(RootError::NoCa { place: place.clone(), position });
     }
     let validity = certificate.validity();
     let (from, to) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
     let now = OffsetDateTime::now_utc();
     if now < from || now >= to {
-        return Err(RootError::OutOfDate { path: path.to_owned(), position, from, to });
+        return Err(RootError::OutOfDate { place: place.clone(), position, from, to });
     }
     Ok(to)
 }
@@ -185,17 +254,15 @@ fn check_ca(path: &Path, position: usize, der: &CertificateDer<'_>) -> Result<Of
 /// That a key is the one in a certificate.
 fn check_pair(
     key: &KeyPair,
-    key_path: &Path,
+    key_place: &Place,
     der: &CertificateDer<'_>,
-    certificate_path: &Path,
+    certificate: &Place,
 ) -> Result<(), RootError> {
     let same = X509Certificate::from_der(der)
         .is_ok_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info());
     match same {
         true => Ok(()),
-        false => {
-            Err(RootError::Mismatch { key: key_path.to_owned(), certificate: certificate_path.to_owned() })
-        }
+        false => Err(RootError::Mismatch { key: key_place.clone(), certificate: certificate.clone() }),
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::info;
 use crate::csr::Csr;
 use crate::grant::{Grant, grant};
 use crate::inventory::Reader;
-use crate::issuer::{Issued, Issuer};
+use crate::issuer::{Issued, Issuer, pem};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::token::{Node, TokenError, Verifier};
@@ -41,15 +41,15 @@ impl Service {
     }
 
     async fn create(&self, request: Request<IstioCertificateRequest>) -> Result<(Grant, Issued), Refusal> {
-        let node = self.authenticate(request.metadata())?;
+        let node = self.authenticate(request.metadata()).await?;
         let request = request.into_inner();
         let grant = grant(&node, request.metadata.as_ref(), &self.trust_domain, &self.inventory).await?;
         let issued = self.issue(&grant, &request)?;
         Ok((grant, issued))
     }
 
-    fn authenticate(&self, metadata: &MetadataMap) -> Result<Node, TokenError> {
-        self.verifier.verify(metadata.get_all("authorization").iter().map(|value| value.as_bytes()))
+    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Node, TokenError> {
+        self.verifier.verify(metadata.get_all("authorization").iter().map(|value| value.as_bytes())).await
     }
 
     fn issue(&self, grant: &Grant, request: &IstioCertificateRequest) -> Result<Issued, Refusal> {
@@ -68,7 +68,7 @@ impl Service {
     fn chain(&self, leaf: &CertificateDer<'_>) -> Vec<String> {
         let mut chain = vec![pem(leaf)];
         chain.extend(self.issuer.intermediates().iter().map(pem));
-        chain.push(self.issuer.roots().iter().map(pem).collect());
+        chain.push(self.issuer.roots_pem());
         chain
     }
 }
@@ -105,11 +105,6 @@ fn log_issued(grant: &Grant, issued: &Issued) {
         expires,
         "certificate issued"
     );
-}
-
-fn pem(certificate: &CertificateDer<'_>) -> String {
-    let section = pem::Pem::new("CERTIFICATE", certificate.as_ref());
-    pem::encode_config(&section, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
 }
 
 /// A CSR of a few hundred bytes and a name; istio-agent sends some metadata of its own.

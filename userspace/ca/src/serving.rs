@@ -93,7 +93,8 @@ fn issue(
 ) -> Result<(CertifiedKey, Duration), ServingError> {
     let now = OffsetDateTime::now_utc();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::from)?;
-    let Issued { leaf, expires, .. } = issuer.serving(&subject.names, &subject.addresses, &key, now)?;
+    let Issued { leaf, expires, .. } =
+        issuer.serving(&subject.names, &subject.addresses, subject.ttl, &key, now)?;
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialized_der()));
     let signing = aws_lc_rs::sign::any_ecdsa_type(&der)?;
     let chain = std::iter::once(leaf).chain(issuer.intermediates().iter().cloned()).collect();

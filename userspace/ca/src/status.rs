@@ -10,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use signet_apiserver::Health;
 
 use crate::metrics::Metrics;
 
@@ -18,6 +19,25 @@ use crate::metrics::Metrics;
 pub(crate) struct Status {
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// How the API server is heard, where there is one.
+    pub(crate) health: Option<Health>,
+}
+
+impl Status {
+    /// Whether it can sign and serve, and in words what is missing. An API server that goes away later is told of, and
+    /// makes nobody unready: all replicas would be at once, and it is the API server that would have to hear of it.
+    fn readiness(&self, now: SystemTime) -> (StatusCode, String) {
+        if !self.metrics.is_valid(now) {
+            let why = "the root or serving certificate has expired\n";
+            return (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
+        }
+        let Some(health) = &self.health else { return (StatusCode::OK, "ready\n".to_owned()) };
+        match (health.is_complete(), health.summary()) {
+            (false, (_, what)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")),
+            (true, (true, _)) => (StatusCode::OK, "ready\n".to_owned()),
+            (true, (false, what)) => (StatusCode::OK, format!("ready; {what}\n")),
+        }
+    }
 }
 
 /// The pages. They exist only once the CA serves.
@@ -36,8 +56,5 @@ async fn metrics(State(status): State<Arc<Status>>) -> impl IntoResponse {
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    match status.metrics.is_valid(SystemTime::now()) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the root or serving certificate has expired\n"),
-    }
+    status.readiness(SystemTime::now())
 }

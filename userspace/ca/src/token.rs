@@ -1,30 +1,41 @@
 //! Who asks: a Kubernetes service account token, bound to the pod of a node daemon.
 //!
-//! Verified offline against a JWK Set. The algorithm comes from the key, never from the token, so `alg: none` and a
-//! public key used as an HMAC secret have no way in. Errors are an enumeration with a label each: what the caller hears is
-//! one sentence for all of them, what the operator reads is the label.
+//! Its witness is either a JWK Set, offline ([`signed`]), or the API server, by TokenReview ([`review`]). Errors are an
+//! enumeration with a label each: what the caller hears is one sentence for all of them, what the operator reads is the
+//! label.
+
+mod cache;
+mod review;
+mod signed;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Validation, decode, decode_header};
-use serde::Deserialize;
+use signet_apiserver::{ApiServer, Fault};
 
-use crate::config;
-use crate::jwks::{Jwks, JwksError, KeySet};
+use crate::config::{self, Witness};
+use crate::inventory::Reader;
+use crate::jwks::{Jwks, JwksError};
+use crate::metrics::Metrics;
+
+use self::review::Reviewer;
 
 /// Verifies tokens.
 #[derive(Debug)]
 pub(crate) struct Verifier {
-    jwks: Arc<Jwks>,
+    witness: Proof,
     rules: Rules,
+}
+
+#[derive(Debug)]
+enum Proof {
+    Jwks { keys: Jwks, issuer: String },
+    Review(Reviewer),
 }
 
 /// What a token must say.
 #[derive(Clone, Debug)]
-pub(crate) struct Rules {
-    issuer: String,
+struct Rules {
     audience: String,
     /// `<namespace>/<service account>`.
     accounts: BTreeSet<String>,
@@ -37,6 +48,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    fn named(name: Arc<str>) -> Self {
+        Self { name }
+    }
+
     /// The node's name.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
@@ -85,9 +100,23 @@ pub(crate) enum TokenError {
     /// Not bound to a pod on a node (Kubernetes before 1.30, or a token made by hand).
     #[error("the token names no node: it must be bound to the daemon's pod")]
     Node,
+    /// The API server does not know it.
+    #[error("the API server does not accept the token: {0}")]
+    Rejected(String),
+    /// Bound to no pod, or to one that is not there.
+    #[error("the token is not bound to a pod that is there")]
+    Unbound,
+    /// Nobody can say now.
+    #[error("the token cannot be reviewed now: {0}")]
+    Unavailable(Fault),
 }
 
 impl TokenError {
+    /// Whether it says something of us instead of the token.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
     /// For metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -104,50 +133,63 @@ impl TokenError {
             Self::Claims => "token_claims",
             Self::Account(_) => "token_account",
             Self::Node => "token_node",
+            Self::Rejected(_) => "token_rejected",
+            Self::Unbound => "token_unbound",
+            Self::Unavailable(_) => "token_review_unavailable",
         }
     }
 }
 
-/// What Kubernetes puts into a projected token (`kubernetes/pkg/serviceaccount/claims.go`).
-#[derive(Debug, Deserialize)]
-struct Claims {
-    sub: String,
-    #[serde(rename = "kubernetes.io")]
-    kubernetes: Option<Kubernetes>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Kubernetes {
-    namespace: String,
-    serviceaccount: Named,
-    node: Option<Named>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Named {
-    name: String,
-}
-
 impl Verifier {
-    /// Reads the keys for the first time.
-    pub(crate) fn open(config: &config::Tokens) -> Result<Self, JwksError> {
+    /// With the keys read for the first time, or with an API server to ask.
+    pub(crate) fn open(
+        config: &config::Tokens,
+        api_server: Option<&ApiServer>,
+        pods: &Reader,
+        metrics: &Metrics,
+    ) -> Result<Self, JwksError> {
         let rules = Rules {
-            issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             accounts: config.trusted_node_accounts.iter().cloned().collect(),
         };
-        Ok(Self { jwks: Arc::new(Jwks::open(&config.jwks)?), rules })
+        let witness = match (&config.witness, api_server) {
+            (Witness::Jwks { path, issuer }, _) => {
+                Proof::Jwks { keys: Jwks::open(path)?, issuer: issuer.clone() }
+            }
+            (Witness::Review, api_server) => {
+                let api_server = api_server.expect("opened where the configuration needs it");
+                Proof::Review(Reviewer::new(api_server, pods.clone(), metrics.clone()))
+            }
+        };
+        Ok(Self { witness, rules })
     }
 
     /// The node behind the values of the `authorization` headers of a request.
-    pub(crate) fn verify<'h>(&self, headers: impl Iterator<Item = &'h [u8]>) -> Result<Node, TokenError> {
+    pub(crate) async fn verify(
+        &self,
+        headers: impl Iterator<Item = &[u8]> + Send,
+    ) -> Result<Node, TokenError> {
         let token = bearer(headers)?;
-        verify(token, &self.jwks.current(), &self.rules)
+        match &self.witness {
+            Proof::Jwks { keys, issuer } => signed::verify(token, &keys.current(), issuer, &self.rules),
+            Proof::Review(reviewer) => reviewer.review(token, &self.rules).await,
+        }
+    }
+}
+
+impl Rules {
+    /// That an account is one of node daemons.
+    fn trust(&self, namespace: &str, name: &str) -> Result<(), TokenError> {
+        let account = format!("{namespace}/{name}");
+        match self.accounts.contains(&account) {
+            true => Ok(()),
+            false => Err(TokenError::Account(account)),
+        }
     }
 }
 
 /// The one bearer token (RFC 6750 §2.1).
-fn bearer<'h>(mut headers: impl Iterator<Item = &'h [u8]>) -> Result<&'h str, TokenError> {
+fn bearer<'h>(mut headers: impl Iterator<Item = &'h [u8]> + Send) -> Result<&'h str, TokenError> {
     let header = headers.next().ok_or(TokenError::Missing)?;
     if header.len() > MAX_BYTES {
         return Err(TokenError::TooLarge);
@@ -161,56 +203,20 @@ fn bearer<'h>(mut headers: impl Iterator<Item = &'h [u8]>) -> Result<&'h str, To
     }
 }
 
-fn verify(token: &str, keys: &KeySet, rules: &Rules) -> Result<Node, TokenError> {
-    let header = decode_header(token).map_err(|e| from_library(&e))?;
-    // RFC 7515 §4.1.11: what we do not understand and must is a reason to refuse.
-    if header.crit.is_some() {
-        return Err(TokenError::Malformed);
-    }
-    let key = header.kid.and_then(|id| keys.get(&id)).ok_or(TokenError::UnknownKey)?;
-    if header.alg != key.algorithm {
-        return Err(TokenError::Algorithm);
-    }
-    let mut validation = Validation::new(key.algorithm);
-    validation.leeway = LEEWAY_SECONDS;
-    validation.validate_nbf = true;
-    validation.set_audience(&[&rules.audience]);
-    validation.set_issuer(&[&rules.issuer]);
-    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    let claims: Claims = decode(token, &key.verifying, &validation).map_err(|e| from_library(&e))?.claims;
-    node(claims, rules)
-}
-
-fn node(claims: Claims, rules: &Rules) -> Result<Node, TokenError> {
-    let Kubernetes { namespace, serviceaccount, node } = claims.kubernetes.ok_or(TokenError::Claims)?;
-    if claims.sub != format!("system:serviceaccount:{namespace}:{}", serviceaccount.name) {
-        return Err(TokenError::Claims);
-    }
-    let account = format!("{namespace}/{}", serviceaccount.name);
-    if !rules.accounts.contains(&account) {
-        return Err(TokenError::Account(account));
-    }
-    let node = node.filter(|node| !node.name.is_empty()).ok_or(TokenError::Node)?;
-    Ok(Node { name: node.name.into() })
-}
-
-fn from_library(error: &jsonwebtoken::errors::Error) -> TokenError {
-    match error.kind() {
-        ErrorKind::InvalidSignature => TokenError::Signature,
-        ErrorKind::ExpiredSignature => TokenError::Expired,
-        ErrorKind::ImmatureSignature => TokenError::NotYetValid,
-        ErrorKind::InvalidAudience => TokenError::Audience,
-        ErrorKind::InvalidIssuer => TokenError::Issuer,
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenError::Algorithm,
-        ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => TokenError::Claims,
-        _ => TokenError::Malformed,
-    }
-}
-
 /// A projected token has one to two kilobytes.
 const MAX_BYTES: usize = 8 * 1024;
-/// How far two clocks may be apart (RFC 7519 §4.1.4: "usually no more than a few minutes").
-const LEEWAY_SECONDS: u64 = 60;
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_exactly_one_bearer_token() {
+        let of = |headers: &[&'static str]| bearer(headers.iter().map(|h| h.as_bytes()));
+        assert_eq!(of(&["Bearer abc"]), Ok("abc"));
+        assert_eq!(of(&["bearer abc"]), Ok("abc"));
+        assert_eq!(of(&[]), Err(TokenError::Missing));
+        assert_eq!(of(&["abc"]), Err(TokenError::Malformed));
+        assert_eq!(of(&["Bearer a", "Bearer b"]), Err(TokenError::Malformed));
+    }
+}

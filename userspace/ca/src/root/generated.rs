@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Lifetimes;
 use crate::issuer::Issuer;
-use crate::root::{RootError, check_ca, check_pair, key_file, read_certificates};
+use crate::root::{Place, RootError, key_file, own, read_certificates};
 
 /// The root in this directory, made where there is none.
 pub(crate) fn open(
@@ -31,15 +31,23 @@ pub(crate) fn open(
     if !certificate_path.exists() {
         generate(directory, trust_domain, &certificate_path, &key_path)?;
     }
+    let (place, key_place) = (Place::file(&certificate_path), Place::file(&key_path));
     if !key_path.exists() {
-        return Err(RootError::KeyMissing { certificate: certificate_path, key: key_path });
+        return Err(RootError::KeyMissing { certificate: place, key: key_place });
     }
     let key = key_file::read(&key_path)?;
-    let roots = read_certificates(&certificate_path)?;
-    let expires = check_ca(&certificate_path, 1, &roots[0])?;
-    check_pair(&key, &key_path, &roots[0], &certificate_path)?;
-    let signer = rcgen::Issuer::from_ca_cert_der(&roots[0], key)?;
-    Ok(Issuer::new(signer, Vec::new(), roots, expires, lifetimes))
+    let roots = read_certificates(&place, &certificate_path)?;
+    own(key, &key_place, roots, &place, lifetimes)
+}
+
+/// A new key.
+pub(super) fn new_key() -> Result<Zeroizing<KeyPair>, rcgen::Error> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Zeroizing::new)
+}
+
+/// The certificate of a root with that key.
+pub(super) fn certify(key: &KeyPair, trust_domain: &TrustDomain) -> Result<String, rcgen::Error> {
+    Ok(params(trust_domain)?.self_signed(key)?.pem())
 }
 
 fn generate(
@@ -54,11 +62,11 @@ fn generate(
     };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
     if !key_path.exists() {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let key = new_key()?;
         key_file::write_new(key_path, &Zeroizing::new(key.serialize_pem()), 0o600).map_err(io(key_path))?;
     }
-    let certificate = params(trust_domain)?.self_signed(&key_file::read(key_path)?)?;
-    key_file::write_new(certificate_path, &certificate.pem(), 0o644).map_err(io(certificate_path))?;
+    let certificate = certify(&key_file::read(key_path)?, trust_domain)?;
+    key_file::write_new(certificate_path, &certificate, 0o644).map_err(io(certificate_path))?;
     info!(certificate = %certificate_path.display(), %trust_domain, "root generated");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use rcgen::KeyPair;
 use zeroize::Zeroizing;
 
-use crate::root::RootError;
+use crate::root::{Place, RootError};
 
 /// Reads a key that only its owner can read. The permissions are those of the file that is read, not of the name.
 pub(crate) fn read(path: &Path) -> Result<KeyPair, RootError> {
@@ -20,7 +20,12 @@ pub(crate) fn read(path: &Path) -> Result<KeyPair, RootError> {
     }
     let mut pem = Zeroizing::new(String::new());
     file.take(MAX_BYTES).read_to_string(&mut pem).map_err(io)?;
-    KeyPair::from_pem(&pem).map_err(|_| RootError::Key { path: path.to_owned() })
+    parse(&Place::file(path), &pem)
+}
+
+/// A key in PEM.
+pub(crate) fn parse(place: &Place, pem: &str) -> Result<KeyPair, RootError> {
+    KeyPair::from_pem(pem).map_err(|_| RootError::Key { place: place.clone() })
 }
 
 /// Writes a file whole or not at all, and never over another one: it is written aside and then linked to its name.

@@ -1,11 +1,11 @@
 //! Roots on disk: made once, kept private, refused where peers would refuse them.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use signet_identity::testing::{TestCa, from_now, pem};
 
 use super::*;
-use crate::config::Lifetimes;
 use crate::tests::fixture::{plug, set_mode};
 
 fn own(directory: &Path) -> Result<Issuer, RootError> {
@@ -16,7 +16,8 @@ fn own(directory: &Path) -> Result<Issuer, RootError> {
 fn plugged(root: &Root) -> Result<Issuer, RootError> {
     let Root::Plugged { chain, key, root } = root else { panic!("not plugged") };
     let issuer = plugged::open(chain, key, root, Lifetimes::default())?;
-    prove(&issuer, &TrustDomain::parse("cluster.local").unwrap(), root, chain)?;
+    let place = |path: &PathBuf| Place::file(path);
+    prove(&issuer, &TrustDomain::parse("cluster.local").unwrap(), &place(root), &place(chain))?;
     Ok(issuer)
 }
 

@@ -17,7 +17,7 @@ fn pod(account: &str, rest: &str) -> String {
 fn has(yaml: &str, node: &str, service_account: &str) -> bool {
     let mut known = BTreeMap::new();
     assert!(update(&mut known, &snapshot(yaml)).is_empty());
-    inventory(known.values()).has(node, "a", service_account)
+    inventory(&known).has(node, "a", service_account)
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_broken_pod_keeps_its_last_place_until_it_is_gone() {
     update(&mut known, &snapshot(&pod("", "")));
     let faults = update(&mut known, &snapshot(&pod("", "").replace("n1", "[n1]")));
     assert_eq!((faults.len(), faults[0].field.as_str()), (1, "spec.nodeName"));
-    assert!(inventory(known.values()).has("n1", "a", "default"));
+    assert!(inventory(&known).has("n1", "a", "default"));
     update(&mut known, &snapshot(""));
-    assert!(!inventory(known.values()).has("n1", "a", "default"));
+    assert!(!inventory(&known).has("n1", "a", "default"));
 }
