@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 use signet_testkit::demo;
 
@@ -14,23 +15,31 @@ struct Arguments {
     /// Leave it running and say what to try
     #[arg(long)]
     keep: bool,
+    /// On a Kubernetes cluster, with Signet installed by helm
+    #[arg(long)]
+    kubernetes: bool,
     /// Take down what --keep has left running, and do nothing else
-    #[arg(long, conflicts_with_all = ["json", "keep"])]
+    #[arg(long, conflicts_with_all = ["json", "keep", "kubernetes"])]
     down: bool,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if arguments.down {
-        demo::take_down().iter().for_each(|name| println!("took down {name}"));
-        return ExitCode::SUCCESS;
-    }
-    match demo::run(demo::Options { json: arguments.json, keep: arguments.keep }) {
-        Ok(report) if report.ok => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("signet-demo: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// `false` where a check failed.
+fn run(arguments: &Arguments) -> Result<bool> {
+    let Arguments { json, keep, kubernetes, down } = *arguments;
+    if down {
+        demo::take_down()?.iter().for_each(|name| println!("took down {name}"));
+        return Ok(true);
+    }
+    Ok(demo::run(demo::Options { json, keep, kubernetes })?.ok)
 }

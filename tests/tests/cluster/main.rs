@@ -6,6 +6,7 @@ mod chart;
 mod dashboard;
 mod engine;
 mod images;
+mod installed;
 mod lifecycle;
 mod mesh;
 mod network;
@@ -28,6 +29,7 @@ const TABLES: &[&[Test]] = &[
     network::TESTS,
     mesh::TESTS,
     dashboard::TESTS,
+    installed::TESTS,
     chart::TESTS,
     rights::TESTS,
     images::TESTS,
