@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
+use serde_json::json;
 
 pub use component::Component;
 use control::{ControlPlane, READY_WITHIN};
@@ -35,7 +36,7 @@ use layout::Layout;
 use network::Network;
 pub use node::Node;
 pub use release::{Helm, Release};
-pub use signet::{Engine, Signet};
+pub use signet::{Engine, Gate, Signet};
 pub use wire::Wire;
 
 use crate::{binaries, live};
@@ -227,6 +228,8 @@ impl Cluster {
             let kubelet = self.component(&format!("{}-kubelet", node.name()))?;
             let wait = |condition| kubectl.wait("default", &object, condition, READY_WITHIN);
             wait("create").and_then(|()| wait("condition=Ready")).with_context(|| kubelet.log_tail())?;
+            let range = json!({"spec": {"podCIDR": node.pod_range(), "podCIDRs": [node.pod_range()]}});
+            kubectl.run(&["patch", "node", node.name(), "--patch", &range.to_string()])?;
         }
         kubectl.wait("default", "serviceaccount/default", "create", READY_WITHIN)
     }

@@ -70,6 +70,11 @@ impl Node {
         node_ip(self.index)
     }
 
+    /// The addresses of its pods: the CNI's configuration has them, and its Node tells of them as with most installers.
+    pub(crate) fn pod_range(&self) -> String {
+        pod_range(self.index)
+    }
+
     /// Its cgroup root below the mount of any hierarchy: `kubepods` and `system` are in it.
     #[must_use]
     pub fn cgroup_root(&self) -> &str {

@@ -3,6 +3,9 @@
 //!
 //! Outside of pods, so that a test can stop, watch and restart them; how they are installed is for other tests.
 
+mod gate;
+mod settings;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+
+pub use gate::Gate;
 
 use super::network::CONTROL_IP;
 use super::release::NAMESPACE;

@@ -12,6 +12,7 @@ mod mesh;
 mod network;
 mod rights;
 mod shared;
+mod unknown;
 
 use signet_testkit::harness::{self, Test};
 use signet_testkit::tests;
@@ -30,6 +31,7 @@ const TABLES: &[&[Test]] = &[
     mesh::TESTS,
     dashboard::TESTS,
     installed::TESTS,
+    unknown::TESTS,
     chart::TESTS,
     rights::TESTS,
     images::TESTS,

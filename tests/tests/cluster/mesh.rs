@@ -2,6 +2,7 @@
 //! crosses the link between the nodes.
 
 use std::ops::Deref;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -28,12 +29,12 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::En
 /// A cluster with Signet on it.
 pub(crate) struct Meshed {
     // First, so that the engines end before their nodes.
-    signet: Signet,
+    pub(crate) signet: Signet,
     pub(crate) cluster: Cluster,
 }
 
 impl Meshed {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let cluster = Cluster::start()?;
         Ok(Self { signet: Signet::start(&cluster)?, cluster })
     }
@@ -44,7 +45,7 @@ impl Meshed {
         engines.chain(["127.0.0.1:15014".to_owned()]).collect()
     }
 
-    fn kubectl(&self) -> &Kubectl {
+    pub(crate) fn kubectl(&self) -> &Kubectl {
         self.cluster.kubectl()
     }
 
@@ -64,18 +65,18 @@ impl Meshed {
         Ok(Pair { mesh: self, namespace: namespace.to_owned(), address })
     }
 
-    fn namespace(&self, name: &str, enrolled: bool) -> Result<()> {
+    pub(crate) fn namespace(&self, name: &str, enrolled: bool) -> Result<()> {
         self.kubectl().create_namespace(name)?;
         self.signet.admit(name)?;
         if enrolled { self.label(name, "istio.io/dataplane-mode=ambient") } else { Ok(()) }
     }
 
-    fn label(&self, namespace: &str, label: &str) -> Result<()> {
+    pub(crate) fn label(&self, namespace: &str, label: &str) -> Result<()> {
         self.kubectl().run(&["label", "namespace", namespace, label]).map(drop)
     }
 
     /// Until both engines know as many Services as there are. One that an engine does not know yet is outside the mesh.
-    fn wait_for_services(&self) -> Result<()> {
+    pub(crate) fn wait_for_services(&self) -> Result<()> {
         self.signet.engines().iter().try_for_each(|engine| {
             wait::until("the Services are known", WITHIN, || {
                 let all = self.kubectl().json(&["get", "services", "--all-namespaces"])?;
@@ -87,7 +88,7 @@ impl Meshed {
         })
     }
 
-    fn record(&self) -> Result<Wire<'_>> {
+    pub(crate) fn record(&self) -> Result<Wire<'_>> {
         Wire::record(&self.cluster, &self.cluster.nodes()[1])
     }
 }
@@ -95,8 +96,8 @@ impl Meshed {
 /// A client on n1 and a server on n2.
 pub(crate) struct Pair<'m> {
     mesh: &'m Meshed,
-    namespace: String,
-    address: String,
+    pub(crate) namespace: String,
+    pub(crate) address: String,
 }
 
 impl Pair<'_> {
@@ -104,29 +105,29 @@ impl Pair<'_> {
         self.fetch(&self.url())
     }
 
-    fn by_service(&self) -> Result<()> {
+    pub(crate) fn by_service(&self) -> Result<()> {
         let of = ["get", "--namespace", &self.namespace, "service/server"];
         let service = self.mesh.kubectl().json(&of)?;
         let address = service["spec"]["clusterIP"].as_str().context("an address")?.to_owned();
         self.fetch(&format!("http://{address}/{}", self.namespace))
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}:8080/{}", self.address, self.namespace)
     }
 
     /// What must not be seen on the link; the others' traffic is there too.
-    fn secret(&self) -> String {
+    pub(crate) fn secret(&self) -> String {
         secret(&self.namespace)
     }
 
-    fn is_seen(&self, packets: &Packets) -> bool {
+    pub(crate) fn is_seen(&self, packets: &Packets) -> bool {
         packets.contain(self.secret().as_bytes())
             || packets.contain(format!("GET /{}", self.namespace).as_bytes())
     }
 
     /// Until it gets the answer: the engine waits for an SVID, and kube-proxy learns of a Service a moment late.
-    fn fetch(&self, url: &str) -> Result<()> {
+    pub(crate) fn fetch(&self, url: &str) -> Result<()> {
         wait::until(&format!("{}/client gets {url}", self.namespace), WITHIN, || {
             let said = self.try_fetch(url)?;
             ensure!(said == self.secret(), "it got {said:?}");
@@ -135,7 +136,7 @@ impl Pair<'_> {
     }
 
     /// The id of a pod's container.
-    fn container(&self, pod: &str) -> Result<String> {
+    pub(crate) fn container(&self, pod: &str) -> Result<String> {
         let pod = self.mesh.kubectl().json(&["get", "--namespace", &self.namespace, "pod", pod])?;
         let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().context("a container")?;
         Ok(id.trim_start_matches("containerd://").to_owned())
@@ -154,9 +155,18 @@ impl Pair<'_> {
         Ok(())
     }
 
-    fn try_fetch(&self, url: &str) -> Result<String> {
-        let argv = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", url];
-        self.mesh.kubectl().exec(&self.namespace, "client", &argv)
+    pub(crate) fn try_fetch(&self, url: &str) -> Result<String> {
+        self.exec("client", &["curl", "--silent", "--show-error", "--fail", "--max-time", "10", url])
+    }
+
+    pub(crate) fn exec(&self, pod: &str, argv: &[&str]) -> Result<String> {
+        self.mesh.kubectl().exec(&self.namespace, pod, argv)
+    }
+
+    /// The same, for what runs long.
+    pub(crate) fn exec_command(&self, pod: &str, argv: &[&str]) -> Command {
+        let exec = ["exec", "--namespace", &self.namespace, pod, "--"];
+        self.mesh.kubectl().command(&[&exec, argv].concat())
     }
 }
 
@@ -312,7 +322,7 @@ pub(crate) fn mesh() -> Result<InUse<RwLockReadGuard<'static, ()>>> {
 }
 
 /// With no other.
-fn alone() -> Result<InUse<RwLockWriteGuard<'static, ()>>> {
+pub(crate) fn alone() -> Result<InUse<RwLockWriteGuard<'static, ()>>> {
     let lock = LOCK.write().map_err(|_| anyhow!("the test that was alone panicked"))?;
     Ok(InUse { mesh: started()?, _lock: lock })
 }
@@ -331,7 +341,7 @@ pub(crate) fn end() {
     }
 }
 
-fn server(namespace: &str) -> String {
+pub(crate) fn server(namespace: &str) -> String {
     let secret = secret(namespace);
     let serve = format!("mkdir /www && printf {secret} >/www/{namespace} && exec httpd -f -p 8080 -h /www");
     shared::pod(namespace, "server", "n2", IMAGE, &["sh", "-c", &serve])
@@ -341,7 +351,7 @@ fn secret(namespace: &str) -> String {
     format!("what-only-a-client-in-{namespace}-may-read")
 }
 
-fn service(namespace: &str) -> String {
+pub(crate) fn service(namespace: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server", "namespace": namespace},
         "spec": {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]},

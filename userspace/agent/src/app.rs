@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -26,13 +26,14 @@ use crate::drain::{Drain, Watch};
 use crate::kernel::{self, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
 use crate::proxy;
+use crate::proxy::awaited::Awaited;
 use crate::proxy::connections::Connections;
 use crate::proxy::direct::Direct;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::native;
 use crate::reconcile::{Reconciler, Served, Statuses};
-use crate::state::{Event, State};
+use crate::state::{Event, RangeKind, Ranges, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 
@@ -144,12 +145,14 @@ impl Engine {
         let state = Arc::new(State::new(&config.mesh.root_namespace));
         let statuses = Statuses::default();
         let (epoch, policy_epoch) = watch::channel(state.epoch());
+        let (tell, discovered) = watch::channel(());
+        let changes = Changes { policy_epoch, discovered };
         let (report, served) = mpsc::channel(1024);
         let context =
-            proxy_context(config, &mut kernel, &state, policy_epoch, report, &mut registry, drain.clone());
+            proxy_context(config, &mut kernel, &state, changes, report, &mut registry, drain.clone());
         let (connections, direct) = (context.connections.clone(), context.direct.clone());
         let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
-        let proxies = Proxies::new(Arc::new(context), epoch);
+        let proxies = Proxies::new(Arc::new(context), epoch, tell);
         let options = capture::node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
@@ -206,11 +209,17 @@ fn init_log(config: &Config) -> Result<()> {
     Ok(telemetry::init_log(format, LogOutput::Stdout, &config.log.filter)?)
 }
 
+/// What the reconciler tells the proxies.
+struct Changes {
+    policy_epoch: watch::Receiver<u64>,
+    discovered: watch::Receiver<()>,
+}
+
 fn proxy_context(
     config: &Config,
     kernel: &mut Kernel,
     state: &Arc<State>,
-    policy_epoch: watch::Receiver<u64>,
+    changes: Changes,
     report: mpsc::Sender<Served>,
     registry: &mut Registry,
     drain: Watch,
@@ -234,7 +243,9 @@ fn proxy_context(
         told: Default::default(),
         timeouts: config.timeouts.clone(),
         zone: config.node.zone.as_str().into(),
-        policy_epoch,
+        policy_epoch: changes.policy_epoch,
+        discovered: changes.discovered,
+        awaited: Awaited::new(registry),
         drain,
     }
 }
@@ -266,6 +277,9 @@ struct Started {
 
 async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) -> Result<Started> {
     let (events_tx, events) = mpsc::channel(1024);
+    for ranges in configured_ranges(&config.mesh) {
+        events_tx.try_send(Event::Ranges(ranges)).context("a new channel has room")?;
+    }
     match &config.source {
         Source::Files { directory } => {
             let options = discovery_options(config, Origin::Directory);
@@ -279,6 +293,18 @@ async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) ->
             Ok(Started { task: tokio::spawn(source.run(events_tx, drain)), events, health })
         }
     }
+}
+
+/// The configuration is one more that tells of ranges, and the first.
+fn configured_ranges(mesh: &config::Mesh) -> Vec<Ranges> {
+    let told = [
+        (RangeKind::Services, &mesh.service_ranges),
+        (RangeKind::Pods, &mesh.pod_ranges),
+        (RangeKind::Outside, &mesh.outside_ranges),
+    ];
+    let ranges =
+        |(kind, blocks): (RangeKind, &Vec<_>)| Ranges { kind, owner: "".into(), blocks: blocks.clone() };
+    told.into_iter().filter(|(_, blocks)| !blocks.is_empty()).map(ranges).collect()
 }
 
 fn discovery_options(config: &Config, origin: Origin) -> DiscoveryOptions {

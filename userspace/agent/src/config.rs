@@ -166,6 +166,9 @@ pub struct Timeouts {
     /// How long a connection waits for its workload's SVID.
     #[serde(with = "duration")]
     pub svid: Duration,
+    /// How long a connection waits for the source to tell of an address inside the cluster.
+    #[serde(with = "duration")]
+    pub discovery: Duration,
     /// How long connections may finish at shutdown.
     #[serde(with = "duration")]
     pub drain: Duration,
@@ -294,6 +297,7 @@ impl Config {
             ("timeouts.connect", self.timeouts.connect),
             ("timeouts.handshake", self.timeouts.handshake),
             ("timeouts.svid", self.timeouts.svid),
+            ("timeouts.discovery", self.timeouts.discovery),
         ] {
             if value < Duration::from_millis(100) || value > MAX_TIMEOUT {
                 return Err(Mistake::new(field, format!("is {value:?}: give 100ms to 1h")));
@@ -350,6 +354,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(10),
             handshake: Duration::from_secs(10),
             svid: Duration::from_secs(10),
+            discovery: Duration::from_secs(5),
             drain: Duration::from_secs(10),
         }
     }

@@ -25,6 +25,7 @@ mod naming;
 mod owner;
 mod peer_authentication;
 mod pod;
+mod ranges;
 mod service;
 mod surroundings;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! namespace and makes it ready for [`dial_transparent`]; [`relay()`] joins two [`Leg`]s until both directions have ended.
 //! Nothing here knows whom a connection belongs to, or whether it is allowed: that is decided before it is called.
 
+mod addresses;
 mod descriptors;
 mod dial;
 mod leg;
@@ -18,6 +19,7 @@ use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
+pub use addresses::is_own_address;
 pub use descriptors::raise_open_files;
 pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, Received, arm, disarm, reset};

@@ -11,6 +11,7 @@
 mod accept;
 mod access;
 mod authority;
+pub mod awaited;
 mod baggage;
 pub mod connections;
 pub mod direct;
@@ -48,6 +49,7 @@ use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
 use crate::state::State;
 use accept::{Accepted, accept};
+use awaited::Awaited;
 use connections::Connections;
 use direct::Direct;
 use hbone::Pool;
@@ -82,6 +84,10 @@ pub struct Context {
     /// The policy epoch, sent by `reconcile` after each [`State::apply`] that may have changed an answer. Live connections
     /// are authorised anew when it changes.
     pub policy_epoch: watch::Receiver<u64>,
+    /// Sent by `reconcile` whenever more may be known of where addresses lead.
+    pub discovered: watch::Receiver<()>,
+    /// Connections that have waited for that.
+    pub awaited: Awaited,
     /// Asked to stop: accept loops end, live connections finish. Whoever drains drops the `Context` too, since the drain
     /// waits for this watch as well.
     pub drain: Watch,

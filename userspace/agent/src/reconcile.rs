@@ -62,6 +62,8 @@ pub trait Sandboxes: Send + 'static {
     fn close(&mut self, cookie: NetnsCookie);
     /// Policy answers may differ from now on.
     fn policy_changed(&mut self, epoch: u64);
+    /// More may be known now of where addresses lead.
+    fn told(&mut self);
     /// A workload anywhere in the mesh is gone or has another identity: nothing may reuse its tunnels.
     fn forget(&mut self, workload: &WorkloadUid);
     /// A direct flow is being ended: policy denies it now, or one of its workloads has left.
@@ -207,6 +209,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             _ => None,
         };
         let answers_changed = self.state.apply(&event);
+        let tells_of_addresses = tells_of_addresses(&event);
         if answers_changed {
             // First of all: from here on the kernel lets nothing new past by an answer of before.
             self.outdate_direct();
@@ -227,6 +230,9 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         // Last, so that whoever asks again because of it meets the workload as it is now.
         if answers_changed {
             self.sandboxes.policy_changed(self.state.epoch());
+        }
+        if tells_of_addresses {
+            self.sandboxes.told();
         }
         Ok(())
     }
@@ -331,6 +337,11 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         let now = Instant::now();
         self.advance_where(|l| l.retry_at().is_some_and(|at| at <= now));
     }
+}
+
+/// Whoever waits for an address to be known may find it known now.
+fn tells_of_addresses(event: &Event) -> bool {
+    matches!(event, Event::Workload(_) | Event::Service(_) | Event::EndpointSlice(_))
 }
 
 async fn sleep_until(at: Option<Instant>) {

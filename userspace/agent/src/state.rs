@@ -23,12 +23,14 @@ use self::workloads::Workloads;
 pub use self::affinity::belonging;
 pub use self::intern::WorkloadPool;
 pub use self::object::{
-    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, Workload,
+    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, RangeKind, Ranges, Service, ServicePort,
+    Workload,
 };
 
 mod affinity;
 mod intern;
 mod object;
+mod ranges;
 mod services;
 mod table;
 #[cfg(test)]
@@ -63,6 +65,15 @@ pub enum Target {
         /// The Service.
         service: Arc<Service>,
     },
+    /// Nothing is known of the address, which is inside the cluster: a Service or a pod that is still to be told of.
+    Awaited {
+        /// What it must be.
+        kind: RangeKind,
+        /// The address.
+        address: IpAddr,
+        /// The Service that led there.
+        service: Option<Arc<Service>>,
+    },
     /// Nothing is known of the address: outside the mesh.
     Unknown,
 }
@@ -83,6 +94,7 @@ pub struct State {
     pools: Mutex<Pools>,
     workloads: Workloads,
     services: Services,
+    ranges: ranges::Ranges,
     policies: RwLock<PolicySet>,
 }
 
@@ -101,6 +113,7 @@ impl State {
             pools: Mutex::default(),
             workloads: Workloads::default(),
             services: Services::default(),
+            ranges: ranges::Ranges::default(),
             policies: RwLock::new(PolicySet::new(root_namespace)),
         }
     }
@@ -154,7 +167,8 @@ impl State {
     /// Resolves a destination: VIPs to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
     /// addresses to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
     ///
-    /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`.
+    /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`; an address
+    /// that only the cluster can have, and of which nothing is known, to `Awaited`.
     #[must_use]
     pub fn resolve(&self, address: IpAddr, port: u16, zone: &str, except: &[SocketAddr]) -> Target {
         self.resolve_for(Wish::default(), SocketAddr::new(address, port), zone, except)
@@ -166,10 +180,10 @@ impl State {
         let (address, port) = (to.ip(), to.port());
         match self.services.choose(to, zone, except, wish, draw) {
             Some(Choice::Endpoint(service, endpoint)) => self.endpoint(service, endpoint),
-            Some(Choice::None(service)) => Target::NoEndpoint { service },
+            Some(Choice::None(service)) => self.without_endpoint(service, address),
             None => match self.workloads.owner(address, port) {
                 Some(workload) => workload_target(workload, to, None),
-                None => Target::Unknown,
+                None => self.unknown(address),
             },
         }
     }
@@ -233,6 +247,8 @@ impl State {
             Event::PeerAuthenticationGone(namespace, name) => {
                 self.policies.write().remove_peer_authentication(namespace, name);
             }
+            Event::Ranges(ranges) => self.ranges.put(ranges),
+            Event::RangesGone(kind, owner) => self.ranges.remove(*kind, owner),
             Event::Synced => {}
         }
     }
@@ -249,7 +265,33 @@ impl State {
     fn endpoint(&self, service: Arc<Service>, endpoint: SocketAddr) -> Target {
         match self.workloads.owner(endpoint.ip(), endpoint.port()) {
             Some(workload) => workload_target(workload, endpoint, Some(service)),
+            None if self.must_be_pod(&service, endpoint.ip()) => {
+                Target::Awaited { kind: RangeKind::Pods, address: endpoint.ip(), service: Some(service) }
+            }
             None => Target::Endpoint { address: endpoint.ip(), port: endpoint.port(), service },
+        }
+    }
+
+    fn must_be_pod(&self, service: &Service, endpoint: IpAddr) -> bool {
+        self.ranges.of(endpoint) == Some(RangeKind::Pods) || self.services.leads_to_pod(service, endpoint)
+    }
+
+    /// Its slices come by a watch of their own: one of which there is none yet is still to be told of.
+    fn without_endpoint(&self, service: Arc<Service>, vip: IpAddr) -> Target {
+        let is_new = self.ranges.of(vip).is_some() && !self.services.has_slices(&service);
+        match is_new {
+            true => Target::Awaited { kind: RangeKind::Services, address: vip, service: Some(service) },
+            false => Target::NoEndpoint { service },
+        }
+    }
+
+    /// An address that a hostNetwork workload has is a node's.
+    fn unknown(&self, address: IpAddr) -> Target {
+        match self.ranges.of(address) {
+            Some(kind) if self.workloads.at(address).is_empty() => {
+                Target::Awaited { kind, address, service: None }
+            }
+            _ => Target::Unknown,
         }
     }
 }

@@ -60,6 +60,8 @@ enum Ended {
     Deaf,
     /// The place to go on from is not known to the API server any more.
     Expired,
+    /// The API server does not have the kind, and need not.
+    Missing,
     Fault(Fault),
 }
 
@@ -88,6 +90,13 @@ impl<T: Copy> Follower<T> {
                 Ok(()) => {}
                 Err(Ended::Deaf) => return,
                 Err(Ended::Expired) => place = None,
+                Err(Ended::Missing) => {
+                    self.health.missing();
+                    if self.tell(Heard::Listed).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(UPGRADE).await;
+                }
                 Err(Ended::Fault(fault)) => self.health.failed(&fault),
             }
             if started.elapsed() >= STEADY {
@@ -187,6 +196,7 @@ impl<T: Copy> Follower<T> {
     fn ended(&self, verb: &'static str, error: &Error) -> Ended {
         match error {
             Error::Api(status) if status.code == 410 || is_too_new(status) => Ended::Expired,
+            Error::Api(status) if status.code == 404 && self.resource.is_optional() => Ended::Missing,
             error => Ended::Fault(self.api_server.fault(self.access(verb), error)),
         }
     }
@@ -216,6 +226,8 @@ const PAGE: u32 = 500;
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the API server lets a watch run.
 const WATCH_SECONDS: std::ops::Range<u32> = 240..300;
+/// How often to look whether the API server has a kind now that it did not have: nothing tells of it.
+const UPGRADE: Duration = Duration::from_secs(600);
 const SILENCE: Duration = Duration::from_secs(5);
 /// What has worked for so long has not failed.
 const STEADY: Duration = Duration::from_secs(1);

@@ -129,6 +129,12 @@ impl KindHealth {
         self.connected();
     }
 
+    /// The API server does not have the kind, and need not.
+    pub(crate) fn missing(&self) {
+        info!(kind = self.kind, "the API server does not have this kind: not followed");
+        self.listed();
+    }
+
     /// Changes are heard from here on.
     pub fn connected(&self) {
         if let Some((since, _)) = self.line(|line| line.fault.take()) {

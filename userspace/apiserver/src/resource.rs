@@ -46,6 +46,11 @@ impl Resource {
         }
     }
 
+    /// API servers before 1.33 do not have it, and are none the worse for it.
+    pub(crate) fn is_optional(&self) -> bool {
+        (self.group, self.kind) == ("networking.k8s.io", "ServiceCIDR")
+    }
+
     /// `apiVersion`.
     #[must_use]
     pub fn api_version(&self, version: &str) -> String {

@@ -124,8 +124,12 @@ fn service(deployment: u32) -> Service {
 
 fn slice(deployment: u32) -> EndpointSlice {
     let replicas = (deployment..WORKLOADS).step_by(DEPLOYMENTS as usize);
-    let endpoint =
-        |i: u32| Endpoint { address: address(i), ready: true, zone: format!("zone-{}", i % 3).into() };
+    let endpoint = |i: u32| Endpoint {
+        address: address(i),
+        ready: true,
+        zone: format!("zone-{}", i % 3).into(),
+        pod: true,
+    };
     EndpointSlice {
         namespace: namespace(deployment).into(),
         name: format!("app-{deployment}-abcde").into(),

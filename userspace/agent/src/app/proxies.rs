@@ -22,12 +22,13 @@ use crate::svid::Credentials;
 pub(super) struct Proxies {
     context: Arc<Context>,
     epoch: watch::Sender<u64>,
+    told: watch::Sender<()>,
     open: HashMap<NetnsCookie, (Arc<Sandbox>, Running)>,
 }
 
 impl Proxies {
-    pub(super) fn new(context: Arc<Context>, epoch: watch::Sender<u64>) -> Self {
-        Self { context, epoch, open: HashMap::new() }
+    pub(super) fn new(context: Arc<Context>, epoch: watch::Sender<u64>, told: watch::Sender<()>) -> Self {
+        Self { context, epoch, told, open: HashMap::new() }
     }
 
     /// Waits until every connection has ended, at most `deadline`; then the caller drops.
@@ -81,6 +82,10 @@ impl Sandboxes for Proxies {
         debug!(epoch, "policy");
         self.context.direct.policy_changed();
         self.epoch.send_replace(epoch);
+    }
+
+    fn told(&mut self) {
+        self.told.send_replace(());
     }
 
     fn forget(&mut self, workload: &WorkloadUid) {

@@ -1,5 +1,6 @@
 //! `mesh`: the trust domain, the names of the mesh, and how its connections travel.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use signet_identity::TrustDomain;
 
@@ -20,6 +21,12 @@ pub struct Mesh {
     pub tunnel: Tunnel,
     /// How workloads of one node talk to each other, where neither they nor their namespaces say.
     pub same_node: SameNode,
+    /// Addresses of Services, beside those of ServiceCIDR objects.
+    pub service_ranges: Vec<IpNet>,
+    /// Addresses of pods, beside those of `spec.podCIDRs` of Nodes.
+    pub pod_ranges: Vec<IpNet>,
+    /// Addresses in those ranges that are nobody's of the mesh.
+    pub outside_ranges: Vec<IpNet>,
 }
 
 /// `mesh.tunnel`.
@@ -52,6 +59,9 @@ impl Default for Mesh {
             root_namespace: "istio-system".into(),
             tunnel: Tunnel::Auto,
             same_node: SameNode::Direct,
+            service_ranges: Vec::new(),
+            pod_ranges: Vec::new(),
+            outside_ranges: Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use signet_manifests::{Document, DocumentError};
 
 use crate::discovery::{
-    DiscoveryOptions, authorization, endpoint_slice, failsafe, peer_authentication, pod, service,
+    DiscoveryOptions, authorization, endpoint_slice, failsafe, peer_authentication, pod, ranges, service,
     workload_entry,
 };
 use crate::state::Event;
@@ -25,6 +25,8 @@ pub(crate) fn convert(
         ("discovery.k8s.io", "EndpointSlice") => {
             endpoint_slice::endpoint_slice(document)?.map(Event::EndpointSlice)
         }
+        ("", "Node") => ranges::of_node(document)?.map(Event::Ranges),
+        ("networking.k8s.io", "ServiceCIDR") => ranges::of_services(document)?.map(Event::Ranges),
         ("security.istio.io", "AuthorizationPolicy") => {
             Some(Event::Authorization(Box::new(authorization::policy(document)?)))
         }
@@ -58,6 +60,7 @@ pub(crate) fn gone(event: &Event) -> Option<Event> {
         Event::PeerAuthentication(policy) => {
             Event::PeerAuthenticationGone(policy.namespace.clone(), policy.name.clone())
         }
+        Event::Ranges(ranges) => Event::RangesGone(ranges.kind, ranges.owner.clone()),
         _ => return None,
     })
 }

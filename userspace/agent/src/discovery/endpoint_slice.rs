@@ -42,7 +42,8 @@ fn endpoint(
     let Some(address) = endpoint.addresses.first() else { return Ok(None) };
     let address = addresses::unicast(document, &format!("endpoints[{index}].addresses"), address)?;
     let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-    Ok(Some(Endpoint { address, ready, zone: endpoint.zone.as_deref().unwrap_or_default().into() }))
+    let pod = endpoint.target_ref.as_ref().is_some_and(|target| target.kind.as_deref() == Some("Pod"));
+    Ok(Some(Endpoint { address, ready, zone: endpoint.zone.as_deref().unwrap_or_default().into(), pod }))
 }
 
 /// The label that ties a slice to its Service.

@@ -85,10 +85,12 @@ impl Known {
         let (mut events, mut stale) = (Vec::new(), BTreeSet::new());
         let depended_on = |change: &Change| Dependents::of(change.key()).is_some();
         let (surroundings, objects): (Vec<_>, Vec<_>) = changes.into_iter().partition(depended_on);
-        for change in surroundings {
-            stale.extend(self.surround(&change));
+        for change in &surroundings {
+            stale.extend(self.surround(change));
         }
-        for change in objects {
+        // A Node tells of its pods' addresses besides.
+        let nodes = surroundings.into_iter().filter(|change| &*change.key().kind == "Node");
+        for change in objects.into_iter().chain(nodes) {
             match change {
                 Change::Put(document) => self.put(&document, &mut events),
                 Change::Gone(key) => self.remove(&key, &mut events),
@@ -361,11 +363,11 @@ fn tell(before: Option<&Entry>, next: Option<&Entry>, events: &mut Vec<Event>) {
 
 fn order(event: &Event) -> u8 {
     match event {
-        Event::Authorization(_) | Event::PeerAuthentication(_) => 0,
+        Event::Authorization(_) | Event::PeerAuthentication(_) | Event::Ranges(_) => 0,
         Event::WorkloadGone(_) => 1,
         Event::Workload(_) | Event::Service(_) | Event::EndpointSlice(_) => 2,
         Event::ServiceGone(..) | Event::EndpointSliceGone(..) => 3,
-        Event::AuthorizationGone(..) | Event::PeerAuthenticationGone(..) => 4,
+        Event::AuthorizationGone(..) | Event::PeerAuthenticationGone(..) | Event::RangesGone(..) => 4,
         Event::Synced => 5,
     }
 }

@@ -227,6 +227,7 @@ impl Kubernetes {
         match subject {
             Subject::Namespaces => self.spawn::<kind::Namespaces>(subject, "v1", None),
             Subject::Nodes => self.spawn::<kind::Nodes>(subject, "v1", None),
+            Subject::ServiceCidrs => self.spawn::<kind::ServiceCidrs>(subject, "v1", None),
             Subject::Pods => self.spawn::<kind::Pods>(subject, "v1", None),
             Subject::Services => self.spawn::<kind::Services>(subject, "v1", None),
             Subject::EndpointSlices => self.spawn::<kind::EndpointSlices>(subject, "v1", None),

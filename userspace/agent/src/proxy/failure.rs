@@ -3,7 +3,7 @@
 //! Each variant knows its text, its `response_flags` and, where it is told to an HBONE client, its status
 //! (istio/ztunnel `src/proxy/inbound.rs`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,22 @@ pub(crate) enum Failure {
     /// A Service without an endpoint that could be asked.
     #[error("Service {0} has no ready endpoint for port {1}")]
     NoEndpoint(Arc<str>, u16),
+    /// An address inside the cluster that nobody has told of.
+    #[error(
+        "{address} must be a {what}'s, and within {wait:?} the source has not told of one; if it is nobody's of the mesh, \
+         name it in mesh.outsideRanges"
+    )]
+    NotTold {
+        /// The address.
+        address: IpAddr,
+        /// `pod` or `service`.
+        what: &'static str,
+        /// How long that was waited for.
+        wait: Duration,
+    },
+    /// Too many connections of the workload wait for such addresses.
+    #[error("too many connections of this workload wait for addresses that the source has not told of")]
+    TooManyWait,
     /// The workload of an inbound connection cannot be told, or is gone.
     #[error("no enrolled workload of this network namespace owns port {0}")]
     NoOwner(u16),
@@ -144,6 +160,8 @@ impl Failure {
             | Self::DeniedByServer(_)
             | Self::Revoked(_)
             | Self::WouldLeak(_)
+            | Self::NotTold { .. }
+            | Self::TooManyWait
             | Self::NoOwner(_)
             | Self::AmbiguousOwner => ResponseFlags::Deny,
             Self::Handshake(_) | Self::HandshakeTimeout(_) => ResponseFlags::TlsFailure,

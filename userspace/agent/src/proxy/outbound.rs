@@ -10,6 +10,7 @@
 //! the same Service is tried at most twice.
 
 mod route;
+mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
 
-use self::route::{MeshRoute, Route};
+use self::route::{Expected, MeshRoute, Missing, Route};
 use super::accept::Accepted;
 use super::failure::Failure;
 use super::hbone::{ConnectRequest, HboneError, Opened, PoolKey};
@@ -26,12 +27,12 @@ use super::outcome::Outcome;
 use super::parties::{Direction, Parties, Path};
 use super::sandbox::{LocalWorkload, Sandbox};
 use super::upstream::{self, Upstream};
-use super::{Context, baggage, traceparent};
+use super::{Context, awaited, baggage, traceparent};
 use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
 use crate::net::{RelayError, arm, dial};
-use crate::state::{Wish, Workload};
+use crate::state::{RangeKind, Wish, Workload};
 
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
 pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
@@ -56,8 +57,7 @@ async fn set_up(session: Session<'_>, listener: Local) -> Result<Connected<'_>, 
     arm(&session.client).map_err(Failure::Gone)?;
     let captured = session.captured(listener)?;
     let identified = captured.identify()?;
-    let resolved = identified.resolve()?;
-    resolved.authorize().await?.connect().await
+    identified.resolve().await?.authorize().await?.connect().await
 }
 
 /// What every step has.
@@ -143,16 +143,31 @@ impl<'a> Captured<'a> {
 }
 
 impl<'a> Identified<'a> {
-    fn resolve(self) -> Result<Resolved<'a>, Failure> {
+    fn find(&self) -> Result<Route, Missing> {
         let Context { state, zone, .. } = self.session.context;
-        let outcome = &self.session.outcome;
-        let route =
-            Route::find(state, self.destination, zone, self.wish, &self.failed).map_err(|service| {
-                outcome.learn(|parties| parties.service = Some(Arc::clone(&service)));
+        Route::find(state, self.destination, zone, self.wish, &self.failed)
+    }
+
+    fn leading(self, route: Route) -> Resolved<'a> {
+        self.session.outcome.learn(|parties| route.describe(parties));
+        Resolved { identified: self, route }
+    }
+
+    fn failure(&self, missing: Missing) -> Failure {
+        if let Some(service) = missing.service() {
+            self.session.outcome.learn(|parties| parties.service = Some(Arc::clone(service)));
+        }
+        match missing {
+            Missing::Endpoint(service)
+            | Missing::Told(Expected { kind: RangeKind::Services, service: Some(service), .. }) => {
                 Failure::NoEndpoint(Arc::clone(&service.hostname), self.destination.port())
-            })?;
-        outcome.learn(|parties| route.describe(parties));
-        Ok(Resolved { identified: self, route })
+            }
+            Missing::Told(expected) => Failure::NotTold {
+                address: expected.address,
+                what: awaited::name(expected.kind),
+                wait: self.session.context.timeouts.discovery,
+            },
+        }
     }
 }
 
@@ -253,7 +268,8 @@ impl<'a> Authorized<'a> {
         identified.failed.push(self.application);
         let tried = identified.failed.clone();
         // A Service with nothing else to offer, or a destination that is no Service: the first failure is the truth.
-        let Ok(resolved) = identified.resolve() else { return Err(failure) };
+        let Ok(route) = identified.find() else { return Err(failure) };
+        let resolved = identified.leading(route);
         if tried.contains(&resolved.route.application()) { Err(failure) } else { Ok(resolved) }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use signet_identity::X509Svid;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::OriginLookup;
@@ -39,6 +40,8 @@ pub struct LocalWorkload {
     pub workload: Arc<Workload>,
     credentials: Credentials,
     tunnel: Tunnel,
+    /// Its connections that may wait for their destination to be told of.
+    pub(crate) waiting: Semaphore,
     /// The rustls configurations of the SVID they were made of. Written by the first connection after a rotation.
     endpoint: Mutex<Option<(Arc<X509Svid>, Endpoint)>>,
 }
@@ -47,7 +50,8 @@ impl LocalWorkload {
     /// A workload, its claim on an SVID, and what it may speak with its peers.
     #[must_use]
     pub fn new(workload: Arc<Workload>, credentials: Credentials, tunnel: Tunnel) -> Self {
-        Self { workload, credentials, tunnel, endpoint: Mutex::new(None) }
+        let waiting = Semaphore::new(MAX_WAITING);
+        Self { workload, credentials, tunnel, waiting, endpoint: Mutex::new(None) }
     }
 
     /// The mTLS configurations of its current SVID; waits for the first SVID at most `wait`.
@@ -125,3 +129,6 @@ impl Sandbox {
         }
     }
 }
+
+/// A client that scans the pods' addresses must not have the engine look up thousands of them at each change.
+const MAX_WAITING: usize = 256;

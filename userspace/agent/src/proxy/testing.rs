@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::awaited::Awaited;
 use super::connections::{ConnectionView, Connections};
 use super::direct::{self, Direct, LiveFlows};
 use super::hbone::Pool;
@@ -64,6 +65,7 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
 pub(crate) struct Node {
     pub(crate) context: Arc<Context>,
     epoch: watch::Sender<u64>,
+    told: watch::Sender<()>,
     origins: Arc<Table>,
     svids: Store,
     pub(crate) registry: Registry,
@@ -107,6 +109,7 @@ impl Node {
         let state = Arc::new(State::new("istio-system"));
         let origins = Arc::new(Table::default());
         let (epoch, policy_epoch) = watch::channel(state.epoch());
+        let (told, discovered) = watch::channel(());
         let (drain, watch) = Drain::new();
         let nobody: Arc<dyn LiveFlows> = Arc::new(NoFlows);
         let unheard: direct::Report = Box::new(|_, _, _| ());
@@ -124,9 +127,11 @@ impl Node {
             timeouts,
             zone: "z1".into(),
             policy_epoch,
+            discovered,
+            awaited: Awaited::new(&mut registry),
             drain: watch,
         };
-        Self { context: Arc::new(context), epoch, origins, svids, registry, drain }
+        Self { context: Arc::new(context), epoch, told, origins, svids, registry, drain }
     }
 
     /// As `reconcile` does it.
@@ -134,6 +139,7 @@ impl Node {
         if self.context.state.apply(event) {
             self.epoch.send_replace(self.context.state.epoch());
         }
+        self.told.send_replace(());
     }
 
     /// Starts a pod on an address of its own. All nodes must be told of it.

@@ -2,6 +2,7 @@
 //!
 //! They need CAP_NET_ADMIN and CAP_SYS_ADMIN (transparent sources, marks, namespaces) and say so where they lack them.
 
+mod awaited;
 mod host;
 mod inbound;
 mod lifetime;

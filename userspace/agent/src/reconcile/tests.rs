@@ -245,6 +245,7 @@ impl Sandboxes for FakeSandboxes {
         self.did("close sandbox");
     }
     fn policy_changed(&mut self, _: u64) {}
+    fn told(&mut self) {}
     fn forget(&mut self, _: &WorkloadUid) {
         self.did("forget");
     }

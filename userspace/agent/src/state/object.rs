@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 use signet_identity::SpiffeId;
 
@@ -148,6 +149,30 @@ pub struct Endpoint {
     pub ready: bool,
     /// `zone`, empty where unknown.
     pub zone: Arc<str>,
+    /// `targetRef` says that it is a pod's.
+    pub pod: bool,
+}
+
+/// Blocks of addresses that one object tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// What the addresses are for.
+    pub kind: RangeKind,
+    /// The object's name; empty for what the configuration says.
+    pub owner: Arc<str>,
+    /// The blocks.
+    pub blocks: Vec<IpNet>,
+}
+
+/// What a range of addresses is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RangeKind {
+    /// Services' virtual addresses.
+    Services,
+    /// Pods.
+    Pods,
+    /// What lies in a range and is neither: outside of the mesh.
+    Outside,
 }
 
 /// What a source tells. Upserts carry the whole object; a source's first pass ends with `Synced`.
@@ -173,6 +198,10 @@ pub enum Event {
     PeerAuthentication(Box<PeerAuthentication>),
     /// A PeerAuthentication is gone (namespace, name).
     PeerAuthenticationGone(Arc<str>, Arc<str>),
+    /// Ranges are new or changed.
+    Ranges(Ranges),
+    /// The ranges of an object are gone.
+    RangesGone(RangeKind, Arc<str>),
     /// The source has told all it had.
     Synced,
 }

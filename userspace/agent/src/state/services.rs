@@ -157,6 +157,20 @@ impl Services {
         ports.find(|target| target.name == port.name).map(|target| target.port)
     }
 
+    /// Whether a slice of the Service says that the pod of an endpoint is meant.
+    pub(super) fn leads_to_pod(&self, service: &Service, endpoint: IpAddr) -> bool {
+        let names = self.names.read();
+        let known = names.by_name.get(&name_of(service));
+        let endpoints =
+            known.into_iter().flat_map(|known| known.slices.values()).flat_map(|slice| &slice.endpoints);
+        endpoints.into_iter().any(|known| known.pod && known.address == endpoint)
+    }
+
+    /// Whether any slice of the Service is known.
+    pub(super) fn has_slices(&self, service: &Service) -> bool {
+        self.names.read().by_name.get(&name_of(service)).is_some_and(|known| !known.slices.is_empty())
+    }
+
     /// Computed under the read lock alone: it takes a while for a large Service.
     fn routes(&self, name: &Name) -> Option<Arc<Routes>> {
         let names = self.names.read();

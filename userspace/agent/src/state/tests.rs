@@ -60,6 +60,7 @@ fn slice(name: &str, service: &str, ports: &[(&str, u16)], endpoints: &[(&str, b
         address: ip(address),
         ready: *ready,
         zone: (*zone).into(),
+        pod: false,
     };
     Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
@@ -84,6 +85,10 @@ fn target(state: &State, address: &str, port: u16) -> String {
             format!("endpoint {} of {}", SocketAddr::new(address, port), service.name)
         }
         Target::NoEndpoint { service } => format!("no endpoint of {}", service.name),
+        Target::Awaited { kind, address, service } => {
+            let of = service.map_or(String::new(), |service| format!(" of {}", service.name));
+            format!("awaited {kind:?} {address}{of}")
+        }
         Target::Unknown => "unknown".into(),
     }
 }

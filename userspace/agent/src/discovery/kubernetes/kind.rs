@@ -17,7 +17,8 @@ macro_rules! kinds {
 
 kinds! {
     Namespaces: "" "Namespace" "namespaces" keeps Fields(&[("metadata", MODES)]);
-    Nodes: "" "Node" "nodes" keeps Fields(&[("metadata", ZONE)]);
+    Nodes: "" "Node" "nodes" keeps NODE;
+    ServiceCidrs: "networking.k8s.io" "ServiceCIDR" "servicecidrs" keeps SERVICE_CIDR;
     Pods: "" "Pod" "pods" keeps POD;
     Services: "" "Service" "services" keeps SERVICE;
     EndpointSlices: "discovery.k8s.io" "EndpointSlice" "endpointslices" keeps ENDPOINT_SLICE;
@@ -35,6 +36,10 @@ const MODES: Keep = Fields(&[
         Fields(&[("signet.dev/mode", All), ("signet.dev/same-node", All), ("istio.io/dataplane-mode", All)]),
     ),
 ]);
+
+const NODE: Keep = Fields(&[("metadata", ZONE), ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)]))]);
+
+const SERVICE_CIDR: Keep = Fields(&[("metadata", METADATA), ("spec", Fields(&[("cidrs", All)]))]);
 
 const ZONE: Keep = Fields(&[
     ("name", All),
@@ -97,7 +102,14 @@ const ENDPOINT_SLICE: Keep = Fields(&[
     ),
     ("addressType", All),
     ("ports", PORT),
-    ("endpoints", Fields(&[("addresses", All), ("conditions", Fields(&[("ready", All)])), ("zone", All)])),
+    ("endpoints", ENDPOINT),
+]);
+
+const ENDPOINT: Keep = Fields(&[
+    ("addresses", All),
+    ("conditions", Fields(&[("ready", All)])),
+    ("zone", All),
+    ("targetRef", Fields(&[("kind", All)])),
 ]);
 
 const METADATA: Keep = Fields(&[("name", All), ("namespace", All), ("resourceVersion", All)]);

@@ -13,6 +13,7 @@ use serde_json::Value;
 pub(super) enum Subject {
     Namespaces,
     Nodes,
+    ServiceCidrs,
     Pods,
     Services,
     EndpointSlices,
@@ -43,6 +44,7 @@ impl Subject {
         match self {
             Self::Namespaces => "Namespace",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
             Self::Pods => "Pod",
             Self::Services => "Service",
             Self::EndpointSlices => "EndpointSlice",
@@ -61,9 +63,10 @@ impl Subject {
     }
 
     /// Followed from the start.
-    pub(super) const FIRST: [Self; 5] = [
+    pub(super) const FIRST: [Self; 6] = [
         Self::Namespaces,
         Self::Nodes,
+        Self::ServiceCidrs,
         Self::Definition(Custom::AuthorizationPolicies),
         Self::Definition(Custom::PeerAuthentications),
         Self::Definition(Custom::WorkloadEntries),

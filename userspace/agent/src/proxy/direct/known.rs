@@ -177,6 +177,7 @@ fn service(flow: &DirectFlow, state: &State) -> Option<Arc<Service>> {
     match state.resolve(flow.asked.ip(), flow.asked.port(), "", &[]) {
         Target::Workload { service, .. } => service,
         Target::Endpoint { service, .. } | Target::NoEndpoint { service } => Some(service),
+        Target::Awaited { service, .. } => service,
         Target::Unknown => None,
     }
 }

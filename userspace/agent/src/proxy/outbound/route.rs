@@ -2,7 +2,7 @@
 //!
 //! Pure: it asks the node's view and decides nothing about time, sockets or identities.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use signet_identity::SpiffeId;
@@ -10,7 +10,7 @@ use signet_identity::SpiffeId;
 use crate::addr::{HBONE_PORT, OriginalDst};
 use crate::proxy::failure::Failure;
 use crate::proxy::parties::{Parties, Path};
-use crate::state::{Service, State, Target, Wish, Workload};
+use crate::state::{RangeKind, Service, State, Target, Wish, Workload};
 
 /// A way to the destination.
 #[derive(Debug)]
@@ -40,18 +40,47 @@ pub(super) struct MeshRoute {
     service: Option<Arc<Service>>,
 }
 
+/// Why there is no way to a destination.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// The Service has no endpoint.
+    Endpoint(Arc<Service>),
+    /// The source has not told of it yet.
+    Told(Expected),
+}
+
+/// What the source is still to tell of.
+#[derive(Debug)]
+pub(super) struct Expected {
+    /// What it must be.
+    pub(super) kind: RangeKind,
+    /// Where.
+    pub(super) address: IpAddr,
+    pub(super) service: Option<Arc<Service>>,
+}
+
+impl Missing {
+    /// The Service that the client asked for, where it is known.
+    pub(super) fn service(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Endpoint(service) => Some(service),
+            Self::Told(expected) => expected.service.as_ref(),
+        }
+    }
+}
+
 impl Route {
     /// Finds the way to `destination`, past the endpoints in `except`.
     ///
     /// # Errors
-    /// The Service that has no endpoint.
+    /// What is missing.
     pub(super) fn find(
         state: &State,
         destination: OriginalDst,
         zone: &str,
         wish: Wish,
         except: &[SocketAddr],
-    ) -> Result<Self, Arc<Service>> {
+    ) -> Result<Self, Missing> {
         match state.resolve_for(wish, destination.socket(), zone, except) {
             Target::Workload { workload, address, port, service } => {
                 Ok(to_workload(state, workload, SocketAddr::new(address, port), service))
@@ -61,11 +90,17 @@ impl Route {
                 workload: None,
                 service: Some(service),
             }),
-            Target::NoEndpoint { service } => Err(service),
-            Target::Unknown => {
-                Ok(Self::Passthrough { application: destination.socket(), workload: None, service: None })
+            Target::NoEndpoint { service } => Err(Missing::Endpoint(service)),
+            Target::Awaited { kind, address, service } => {
+                Err(Missing::Told(Expected { kind, address, service }))
             }
+            Target::Unknown => Ok(Self::outside(destination.socket())),
         }
+    }
+
+    /// A destination that is nobody's of the cluster.
+    pub(super) fn outside(application: SocketAddr) -> Self {
+        Self::Passthrough { application, workload: None, service: None }
     }
 
     /// The application's address.

@@ -246,6 +246,7 @@ fn endpoints(addresses: &[&str]) -> Event {
         address: address.parse().unwrap(),
         ready: true,
         zone: "".into(),
+        pod: true,
     };
     Event::EndpointSlice(crate::state::EndpointSlice {
         namespace: "ns".into(),

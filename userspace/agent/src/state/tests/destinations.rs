@@ -46,6 +46,34 @@ fn a_vip_without_that_port_or_a_ready_endpoint_is_no_endpoint() {
 }
 
 #[test]
+fn what_is_inside_the_cluster_and_not_told_of_is_awaited() {
+    let ranges = |kind, block: &str| {
+        Event::Ranges(Ranges { kind, owner: "r".into(), blocks: vec![block.parse().unwrap()] })
+    };
+    let state = with(&[ranges(RangeKind::Services, "10.96.0.0/16"), ranges(RangeKind::Pods, "10.0.0.0/24")]);
+    assert_eq!(target(&state, VIP, 80), "awaited Services 10.96.0.1");
+    assert_eq!(target(&state, "10.0.0.1", 80), "awaited Pods 10.0.0.1");
+    assert_eq!(target(&state, "10.0.1.1", 80), "unknown");
+    state.apply(&Event::Service(service("web", VIP, &[("http", 80)])));
+    assert_eq!(target(&state, VIP, 80), "awaited Services 10.96.0.1 of web");
+    state.apply(&slice("web-1", "web", &[("http", 8080)], &[]));
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web");
+    state.apply(&slice("web-1", "web", &[("http", 8080)], &[("10.0.0.1", true, "")]));
+    assert_eq!(target(&state, VIP, 80), "awaited Pods 10.0.0.1 of web");
+    state.apply(&Event::Workload(pod("u1", &["10.0.0.1"]).into()));
+    assert_eq!(target(&state, VIP, 80), "workload u1 10.0.0.1:8080 of web");
+    let host = Workload {
+        host_network: true,
+        ports: [ContainerPort { name: None, port: 80 }].into(),
+        ..pod("u2", &["10.0.0.9"])
+    };
+    state.apply(&Event::Workload(host.into()));
+    assert_eq!(target(&state, "10.0.0.9", 81), "unknown");
+    state.apply(&Event::RangesGone(RangeKind::Pods, "r".into()));
+    assert_eq!(target(&state, "10.0.0.2", 80), "unknown");
+}
+
+#[test]
 fn every_endpoint_of_the_own_zone_is_used_and_no_other() {
     let state = three_zones();
     let seen = targets(&state, "b", &[]);

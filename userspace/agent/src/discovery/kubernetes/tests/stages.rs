@@ -77,8 +77,8 @@ async fn pods_are_not_asked_for_before_their_namespaces_and_policies_are_known()
     served.insert("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", vec![definition()]);
     let policies = "/apis/security.istio.io/v1/authorizationpolicies";
     let asked = source.until_list_of(policies, &served).await;
-    // Namespaces, Nodes and three CRDs are listed once they are watched.
-    while source.watches.len() < 5 {
+    // Namespaces, Nodes, ServiceCIDRs and three CRDs are listed once they are watched.
+    while source.watches.len() < 6 {
         let other = source.server.next().await;
         assert_ne!(other.path, "/api/v1/pods");
         if other.is_watch() { source.watches.push(other.watch(&[])) } else { list_of(other, &served) }
