@@ -81,6 +81,8 @@ pub struct Config {
     pub engine_timeout: u64,
     /// Cookie of the node's own network namespace, which hostNetwork workloads share.
     pub node_netns: u64,
+    /// Cgroup id of the kubelet; 0 while there is none.
+    pub kubelet: u64,
     /// 1: pods nobody knows are denied while the engine is gone; 0: they pass.
     pub deny_unknown: u32,
     /// 1: what cannot be protected (UDP, SCTP, raw) is denied for enrolled workloads; 0: it passes.
@@ -135,7 +137,8 @@ pub struct Origin {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Cookie of the network namespace in `FLOWS`, because loopback tuples repeat across pods; 0 in `DIRECT`.
+    /// Cookie of the network namespace in `FLOWS`, because loopback tuples repeat across pods; 0 in `DIRECT`, and in `FLOWS`
+    /// for the kubelet's connections.
     pub netns: u64,
     /// The client's end.
     pub local: Address,
@@ -195,6 +198,8 @@ pub const PATH_NATIVE: u32 = 0;
 pub const PATH_REDIRECT: u32 = 1;
 /// It goes to a server of this node, by itself.
 pub const PATH_DIRECT: u32 = 2;
+/// It is the kubelet's, and may be a probe.
+pub const PATH_PROBE: u32 = 3;
 
 /// Nothing but the connect has been seen.
 pub const STAGE_CONNECT: u32 = 0;
@@ -307,7 +312,7 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const HBONE_PORT: u16 = 15008;
 
 const _: () = assert!(size_of::<Address>() == 16);
-const _: () = assert!(size_of::<Config>() == 40);
+const _: () = assert!(size_of::<Config>() == 48);
 const _: () = assert!(size_of::<Workload>() == 16 + 16 * MAX_ADDRESSES);
 const _: () = assert!(size_of::<Origin>() == 48);
 const _: () = assert!(size_of::<Flow>() == 48);

@@ -5,7 +5,7 @@
 
 use crate::decision::{Decision, Fault, Reason, Verdict};
 
-const REASONS: u32 = 17;
+const REASONS: u32 = 19;
 const FAULTS: u32 = 9;
 const VERDICT_BASE: u32 = 0;
 const FAULT_BASE: u32 = VERDICT_BASE + 4 * REASONS;
@@ -55,9 +55,10 @@ pub const fn of_unprotected(protocol: Protocol, verdict: Verdict) -> u32 {
 }
 
 /// `signet_capture_verdicts_total`: slot, `verdict`, `reason`. Every decision that can be made, and no other.
-pub const VERDICT_LABELS: [(u32, &str, &str); 19] = [
+pub const VERDICT_LABELS: [(u32, &str, &str); 21] = [
     verdict(Verdict::Bypass, Reason::Outside, "bypass", "outside"),
     verdict(Verdict::Bypass, Reason::Engine, "bypass", "engine"),
+    verdict(Verdict::Bypass, Reason::Kubelet, "bypass", "kubelet"),
     verdict(Verdict::Deny, Reason::UnknownPod, "deny", "unknown_pod"),
     verdict(Verdict::Deny, Reason::UnknownPodEngineGone, "deny", "unknown_pod_engine_gone"),
     verdict(Verdict::Bypass, Reason::UnknownPodEngineGone, "bypass", "unknown_pod_engine_gone"),
@@ -70,6 +71,7 @@ pub const VERDICT_LABELS: [(u32, &str, &str); 19] = [
     verdict(Verdict::Redirect, Reason::StalePermit, "redirect", "stale_permit"),
     verdict(Verdict::Bypass, Reason::LocalSyn, "bypass", "local_syn"),
     verdict(Verdict::Bypass, Reason::DirectSyn, "bypass", "direct_syn"),
+    verdict(Verdict::Bypass, Reason::ProbeSyn, "bypass", "probe_syn"),
     verdict(Verdict::Redirect, Reason::Hbone, "redirect", "hbone"),
     verdict(Verdict::Redirect, Reason::Plaintext, "redirect", "plaintext"),
     verdict(Verdict::Bypass, Reason::UnownedPort, "bypass", "unowned_port"),
@@ -124,7 +126,7 @@ mod tests {
         let captures = [Capture::Bypass, Capture::NotReady, Capture::Redirect];
         let mut all: Vec<_> = captures.into_iter().map(Caller::Workload).collect();
         all.extend([true, false].map(|deny| Caller::UnknownPodEngineGone { deny }));
-        all.extend([Caller::Engine, Caller::UnknownPod, Caller::Outside]);
+        all.extend([Caller::Engine, Caller::Kubelet, Caller::UnknownPod, Caller::Outside]);
         all
     }
 
@@ -139,8 +141,10 @@ mod tests {
         }
         for from_inside in [true, false] {
             for owned in [None, Some(true), Some(false)] {
-                for (port, direct) in [(80, false), (15008, false), (80, true)] {
-                    let decision = syn(Syn { from_inside, port, owned, direct });
+                for (port, direct, probe) in
+                    [(80, false, false), (15008, false, false), (80, true, false), (80, false, true)]
+                {
+                    let decision = syn(Syn { from_inside, port, owned, direct, probe });
                     assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
                 }
             }

@@ -62,6 +62,10 @@ pub enum Reason {
     StalePermit = 15,
     /// The SYN of a direct flow.
     DirectSyn = 16,
+    /// The caller is the kubelet.
+    Kubelet = 17,
+    /// A SYN of the kubelet's.
+    ProbeSyn = 18,
 }
 
 /// One decision.
@@ -91,6 +95,8 @@ pub enum Caller {
     Workload(Capture),
     /// signetd itself.
     Engine,
+    /// The kubelet.
+    Kubelet,
     /// Below the pods' root, told of by nobody; the engine is alive.
     UnknownPod,
     /// The same with the engine gone.
@@ -124,6 +130,8 @@ pub struct Syn {
     pub owned: Option<bool>,
     /// It is the SYN of a direct flow that this namespace [admits].
     pub direct: bool,
+    /// It is the kubelet's.
+    pub probe: bool,
 }
 
 /// A connect that would go to the engine, and what is known of a way past it.
@@ -176,6 +184,7 @@ pub const fn connect(caller: Caller, destination: Destination) -> Decision {
     match (caller, destination) {
         (Caller::Outside, _) => bypass(Reason::Outside),
         (Caller::Engine, _) => bypass(Reason::Engine),
+        (Caller::Kubelet, _) => bypass(Reason::Kubelet),
         (Caller::Workload(Capture::Bypass), _) => bypass(Reason::NotEnrolled),
         (_, Destination::LocalHost) => bypass(Reason::LocalHost),
         (Caller::UnknownPod, _) => deny(Reason::UnknownPod),
@@ -231,6 +240,10 @@ pub const fn departure(path: u32, stage: u32, is_connecting: bool) -> Option<Fau
 pub const fn syn(syn: Syn) -> Decision {
     if syn.direct {
         return bypass(Reason::DirectSyn);
+    }
+    // For a port of the engine's too: it would be refused for want of a certificate, and nothing else listens there.
+    if syn.probe {
+        return bypass(Reason::ProbeSyn);
     }
     match (syn.from_inside, syn.port, syn.owned) {
         (true, _, _) => bypass(Reason::LocalSyn),

@@ -41,13 +41,14 @@ struct Walk {
     workload: u64,
     leaf: u64,
     below_pods_root: bool,
+    below_kubelet: bool,
 }
 
 /// Finds out who the current process is.
 #[inline(always)]
 pub fn current() -> Current {
     let config = config();
-    let walk = walk(config.map_or(0, |c| c.pods_root));
+    let walk = walk(config.map_or((0, 0), |c| (c.pods_root, c.kubelet)));
     if walk.workload != 0
         // SAFETY: entries are replaced as a whole by signetd; a reader that sees half of each errs for one connect, and
         // `Capture::of` takes what it does not know for "not ready".
@@ -82,10 +83,10 @@ pub fn tell_denied(cgroup: u64) {
 }
 
 #[inline(always)]
-fn walk(pods_root: u64) -> Walk {
+fn walk((pods_root, kubelet): (u64, u64)) -> Walk {
     // SAFETY: takes no argument.
     let leaf = unsafe { bpf_get_current_cgroup_id() };
-    let mut walk = Walk { workload: 0, leaf, below_pods_root: false };
+    let mut walk = Walk { workload: 0, leaf, below_pods_root: false, below_kubelet: false };
     for level in 1..LEVELS {
         // SAFETY: takes a number; answers 0 below the current cgroup.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
@@ -93,6 +94,7 @@ fn walk(pods_root: u64) -> Walk {
             break;
         }
         walk.below_pods_root |= id == pods_root;
+        walk.below_kubelet |= id == kubelet;
         if WORKLOADS.get_ptr(id).is_some() {
             walk.workload = id;
         }
@@ -107,6 +109,8 @@ fn stranger(walk: &Walk, config: Option<&Config>) -> Caller {
         return Caller::Engine;
     }
     match (walk.below_pods_root, is_alive(config)) {
+        // Some have the pods' root below the kubelet's own cgroup: there, only what is not a pod is the kubelet.
+        (false, _) if walk.below_kubelet => Caller::Kubelet,
         (false, _) => Caller::Outside,
         (true, true) => Caller::UnknownPod,
         (true, false) => Caller::UnknownPodEngineGone { deny: config.deny_unknown != 0 },

@@ -14,7 +14,7 @@ use signet_common::decision::{self, Destination, Reason, Verdict};
 use crate::caller::{self, Current};
 use crate::maps::{PORTS, SOCKETS, Storage, counted, read, words, write};
 use crate::redirect::redirect;
-use crate::{direct, service, unprotected};
+use crate::{direct, probe, service, unprotected};
 
 /// What the kernel does with a denied connect: EPERM.
 pub const REFUSE: i32 = 0;
@@ -118,6 +118,9 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
     SOCKETS.forget(socket(ctx));
     if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
         caller::tell_denied(current.cgroup);
+    }
+    if matches!(decision.reason, Reason::Kubelet) {
+        probe::mark(socket(ctx), &current, address, port);
     }
     nowhere(counted(decision))
 }

@@ -4,7 +4,7 @@
 //! record is there before the engine can accept. Every TCP socket that connected or listened passes `tcp_set_state` to
 //! `TCP_CLOSE` before it is freed or becomes a TIME_WAIT bucket (net/ipv4/tcp.c `tcp_done`, net/ipv4/tcp_minisocks.c
 //! `tcp_time_wait`): refused, unanswered, reset and passively closed connections all end there. So entries end exactly,
-//! and no map needs to forget. One close is too early: a client that writes and goes is taken from FIN_WAIT2 before the
+//! and no map needs to forget. One close is too early for what goes to the engine: a client that writes and goes is taken from FIN_WAIT2 before the
 //! engine may have accepted. Its record is left to the engine's end of the connection, whose close is watched too.
 
 use aya_ebpf::bindings::{
@@ -16,11 +16,13 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
-use signet_common::abi::{Captured, Flow, OUTBOUND_PORT, PATH_DIRECT, PATH_REDIRECT, Port, PortOwner};
+use signet_common::abi::{
+    Captured, Flow, OUTBOUND_PORT, PATH_DIRECT, PATH_PROBE, PATH_REDIRECT, Port, PortOwner,
+};
 use signet_common::decision::Fault;
 
-use crate::direct;
 use crate::maps::{BOUND, FLOWS, PORTS, SOCKETS, Storage, fault, of_family, read, words};
+use crate::{direct, probe};
 
 const DONE: u32 = 1;
 
@@ -52,6 +54,7 @@ fn connect(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     match SOCKETS.of(sk) {
         Some(captured) if captured.path == PATH_DIRECT => direct::publish(ctx, captured),
         Some(captured) if captured.path == PATH_REDIRECT => publish(ctx, captured),
+        Some(captured) if captured.path == PATH_PROBE => probe::publish(ctx, captured),
         _ => {}
     }
 }
@@ -151,8 +154,8 @@ fn close(ctx: &SockOpsContext, sk: *mut bpf_sock, from: u32) {
     if is_engines_end(ctx) {
         let _ = FLOWS.remove(flow(ctx).reversed());
     }
-    if from != BPF_TCP_FIN_WAIT2
-        && let Some(captured) = SOCKETS.of(sk)
+    if let Some(captured) = SOCKETS.of(sk)
+        && (from != BPF_TCP_FIN_WAIT2 || captured.path == PATH_PROBE)
     {
         let _ = FLOWS.remove(captured.flow);
     }

@@ -26,6 +26,7 @@ mod egress;
 mod flow;
 mod maps;
 mod peername;
+mod probe;
 mod redirect;
 mod service;
 mod steer;

@@ -13,6 +13,7 @@ use signet_common::decision::{self, Fault, Syn, Verdict};
 use signet_common::direct::ADMISSION_SYN;
 
 use crate::maps::{DIRECT, LISTENERS, NETNS, PORTS, config, counted, fault, of_family, read, words};
+use crate::probe;
 
 const PASS: u32 = 1;
 const DROP: u32 = 0;
@@ -65,8 +66,9 @@ fn steer(ctx: &SkLookupContext, ownership: impl Fn(u16) -> Ownership) -> u32 {
         return PASS;
     }
     let (ends, Ownership { owned, sole }) = (ends(ctx), ownership(port));
-    let direct = is_direct(ctx, &ends, port, sole);
-    let decision = decision::syn(Syn { from_inside: is_from_inside(ctx, &ends), port, owned, direct });
+    let flow = clients(ctx, &ends, port);
+    let (direct, probe) = (is_direct(flow, sole), probe::is_kubelets(flow));
+    let decision = decision::syn(Syn { from_inside: is_from_inside(ctx, &ends), port, owned, direct, probe });
     match counted(decision) {
         Verdict::Deny => DROP,
         Verdict::Redirect => assign(ctx, decision.reason.listener()),
@@ -87,19 +89,24 @@ fn ends(ctx: &SkLookupContext) -> Ends {
     }
 }
 
-/// Whether it is the SYN of a direct flow to this namespace; its record is told.
+/// The connection as its client names it, wherever that is.
 #[inline(always)]
-fn is_direct(ctx: &SkLookupContext, ends: &Ends, port: u16, sole: Option<u64>) -> bool {
+fn clients(ctx: &SkLookupContext, ends: &Ends, port: u16) -> Flow {
     // SAFETY: the kernel passes a valid context; the port is in network byte order, unlike `local_port`.
     let client_port = u16::from_be(unsafe { read!(ctx.lookup, remote_port) });
-    let flow = Flow {
+    Flow {
         netns: 0,
         local: ends.remote,
         remote: ends.local,
         local_port: client_port,
         remote_port: port,
         padding: 0,
-    };
+    }
+}
+
+/// Whether it is the SYN of a direct flow to this namespace; its record is told.
+#[inline(always)]
+fn is_direct(flow: Flow, sole: Option<u64>) -> bool {
     let (Some(record), Some(netns)) = (DIRECT.get_ptr_mut(flow), NETNS.get(0)) else { return false };
     // SAFETY: the entry stays valid for this program's run; what changes in it is single aligned words.
     unsafe {

@@ -46,7 +46,7 @@ fn without_an_engine_configuration_decides_for_unknown_pods() {
 
 #[test]
 fn nothing_outside_the_pods_root_is_ever_held_up() {
-    for caller in [Caller::Outside, Caller::Engine, Caller::Workload(Capture::Bypass)] {
+    for caller in [Caller::Outside, Caller::Engine, Caller::Kubelet, Caller::Workload(Capture::Bypass)] {
         for destination in DESTINATIONS {
             assert_eq!(connect(caller, destination).verdict, Verdict::Bypass, "{caller:?} {destination:?}");
         }
@@ -61,17 +61,27 @@ fn a_value_no_version_wrote_is_not_ready() {
 #[test]
 fn every_syn_from_outside_a_pod_goes_to_the_engine() {
     for port in [1, 80, 15001, 15006, 65535] {
-        let decision = syn(Syn { from_inside: false, port, owned: None, direct: false });
+        let decision = syn(Syn { from_inside: false, port, owned: None, direct: false, probe: false });
         assert_eq!(decision, redirect(Reason::Plaintext));
         assert_eq!(decision.reason.listener(), LISTENER_PLAINTEXT);
     }
-    let hbone = syn(Syn { from_inside: false, port: HBONE_PORT, owned: None, direct: false });
+    let hbone = syn(Syn { from_inside: false, port: HBONE_PORT, owned: None, direct: false, probe: false });
     assert_eq!(hbone.reason.listener(), LISTENER_HBONE);
 }
 
 #[test]
+fn a_syn_of_the_kubelets_reaches_the_application() {
+    for owned in [None, Some(true), Some(false)] {
+        let decision = syn(Syn { from_inside: false, port: 80, owned, direct: false, probe: true });
+        assert_eq!(decision, bypass(Reason::ProbeSyn));
+    }
+}
+
+#[test]
 fn on_the_node_only_owned_ports_are_steered() {
-    let at = |owned| syn(Syn { from_inside: false, port: 22, owned: Some(owned), direct: false }).verdict;
+    let at = |owned| {
+        syn(Syn { from_inside: false, port: 22, owned: Some(owned), direct: false, probe: false }).verdict
+    };
     assert_eq!(at(false), Verdict::Bypass);
     assert_eq!(at(true), Verdict::Redirect);
 }
@@ -79,7 +89,7 @@ fn on_the_node_only_owned_ports_are_steered() {
 #[test]
 fn a_syn_from_inside_reaches_the_application() {
     for owned in [None, Some(true), Some(false)] {
-        let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned, direct: false });
+        let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned, direct: false, probe: false });
         assert_eq!(decision, bypass(Reason::LocalSyn));
     }
 }
@@ -127,7 +137,7 @@ fn a_direct_flow_is_let_in_where_its_server_lives_and_nowhere_else() {
         assert!(!admits(&record(1, admission), 9, Some(4)), "another workload's port");
         assert!(!admits(&record(1, admission), 9, None), "nobody's port");
     }
-    let syn = syn(Syn { from_inside: false, port: 80, owned: None, direct: true });
+    let syn = syn(Syn { from_inside: false, port: 80, owned: None, direct: true, probe: false });
     assert_eq!(syn, bypass(Reason::DirectSyn));
 }
 

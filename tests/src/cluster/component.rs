@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use super::layout::Layout;
+use super::layout::{Layout, NODES};
 use crate::process::Process;
 use crate::{live, wait};
 
@@ -71,6 +71,12 @@ impl Component {
         &self.name
     }
 
+    /// Its cgroup's name, which is that on any node: `kubelet`.
+    fn unit(&self) -> &str {
+        let of_node = |node: &&str| self.name.strip_prefix(*node)?.strip_prefix('-');
+        NODES.iter().find_map(of_node).unwrap_or(&self.name)
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> &Path {
@@ -93,7 +99,7 @@ impl Component {
     pub fn start(&self) -> Result<()> {
         // One that still runs would hold the ports.
         self.process.lock().expect("no holder panics").take();
-        let mut command = self.spot.command(&self.name, &self.argv)?;
+        let mut command = self.spot.command(self.unit(), &self.argv)?;
         // Not with the terminal's Ctrl-C: a cluster that is kept outlives its maker.
         command.process_group(0);
         let process = Process::start(command, &self.log).with_context(|| self.name.clone())?;

@@ -10,6 +10,7 @@ mod installed;
 mod lifecycle;
 mod mesh;
 mod network;
+mod probes;
 mod rights;
 mod shared;
 mod unknown;
@@ -29,6 +30,7 @@ fn main() {
 const TABLES: &[&[Test]] = &[
     network::TESTS,
     mesh::TESTS,
+    probes::TESTS,
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,

@@ -14,8 +14,8 @@ use signet_testkit::need::Need;
 use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
-use crate::dashboard;
 use crate::shared::{self, WITHIN};
+use crate::{dashboard, probes};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     pods_on_two_nodes_talk_mtls_by_address_and_by_service,
@@ -73,6 +73,32 @@ impl Meshed {
 
     pub(crate) fn label(&self, namespace: &str, label: &str) -> Result<()> {
         self.kubectl().run(&["label", "namespace", namespace, label]).map(drop)
+    }
+
+    /// Has a kind of Istio's.
+    fn define(&self, kind: &str, plural: &str) -> Result<()> {
+        self.kubectl().apply(&definition(kind, plural))?;
+        let name = format!("customresourcedefinition/{plural}.security.istio.io");
+        self.kubectl().wait("default", &name, "condition=Established", WITHIN)
+    }
+
+    /// Demands mTLS in a namespace, and waits until both engines know.
+    pub(crate) fn strict(&self, namespace: &str) -> Result<()> {
+        self.define("PeerAuthentication", "peerauthentications")?;
+        let policy = json!({
+            "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+            "metadata": {"name": "strict", "namespace": namespace}, "spec": {"mtls": {"mode": "STRICT"}},
+        });
+        self.kubectl().apply(&policy.to_string())?;
+        self.signet.engines().iter().try_for_each(|engine| {
+            wait::until("the policy is known", WITHIN, || {
+                let policies = engine.signet(&["policies"])?;
+                let is_meant =
+                    |policy: &Value| policy["namespace"] == namespace && policy["name"] == "strict";
+                ensure!(policies.as_array().is_some_and(|all| all.iter().any(is_meant)), "{policies}");
+                Ok(())
+            })
+        })
     }
 
     /// Until both engines know as many Services as there are. One that an engine does not know yet is outside the mesh.
@@ -226,9 +252,7 @@ fn a_policy_of_a_kind_that_appears_later_denies_and_is_named() -> Result<()> {
     let mesh = mesh()?;
     let pair = mesh.pair("guarded", true)?;
     pair.by_address()?;
-    mesh.kubectl().apply(&definition())?;
-    let name = "customresourcedefinition/authorizationpolicies.security.istio.io";
-    mesh.kubectl().wait("default", name, "condition=Established", WITHIN)?;
+    mesh.define("AuthorizationPolicy", "authorizationpolicies")?;
     let spec = json!({"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["guarded"]}}]}]});
     let policy = json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
@@ -360,13 +384,13 @@ pub(crate) fn service(namespace: &str) -> String {
 }
 
 /// A CRD as Istio has it, without its schema.
-fn definition() -> String {
+fn definition(kind: &str, plural: &str) -> String {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "authorizationpolicies.security.istio.io"},
+        "metadata": {"name": format!("{plural}.security.istio.io")},
         "spec": {
             "group": "security.istio.io", "scope": "Namespaced",
-            "names": {"kind": "AuthorizationPolicy", "plural": "authorizationpolicies", "singular": "authorizationpolicy"},
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
             "versions": [{
                 "name": "v1", "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
@@ -381,7 +405,7 @@ const IMAGE: &str = "signet-workload";
 const EARLY_PODS: usize = 20;
 
 /// Tests that have not used the mesh yet.
-static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len() + dashboard::TESTS.len());
+static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len());
 /// Held by every test that uses the mesh, for writing by one that breaks it for a while.
 static LOCK: RwLock<()> = RwLock::new(());
 /// Written by the first test that asks and by [`end`]; read by every test.

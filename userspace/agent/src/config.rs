@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod capture;
 mod duration;
 mod mesh;
 
+pub use capture::{Capture, UnknownPods, Unprotected};
 pub use mesh::{Mesh, SameNode, Tunnel};
 
 /// `signetd`'s configuration.
@@ -98,47 +100,6 @@ pub enum Ca {
         /// The directory.
         directory: PathBuf,
     },
-}
-
-/// `capture`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Capture {
-    /// Everything of this engine is below it; the cgroup2 mount where absent.
-    pub cgroup_root: Option<PathBuf>,
-    /// The pods' root below it.
-    pub pods_root: Option<PathBuf>,
-    /// `/sys/fs/bpf/signet` where absent; the instance's name is appended.
-    pub pin_root: PathBuf,
-    /// Mount bpffs there, if there is none. A mount in a container would end with it.
-    pub mount_bpffs: bool,
-    /// What a pod nobody knows may do without an engine.
-    pub unknown_pods: UnknownPods,
-    /// What UDP, SCTP and raw sockets of enrolled workloads may do.
-    pub unprotected: Unprotected,
-    /// The heartbeat's age after which the kernel takes the engine for gone.
-    #[serde(with = "duration")]
-    pub engine_timeout: Duration,
-}
-
-/// `capture.unknownPods`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownPods {
-    /// Let them connect, count them.
-    Pass,
-    /// Refuse.
-    Deny,
-}
-
-/// `capture.unprotected`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unprotected {
-    /// Let it pass, count it.
-    Pass,
-    /// Refuse it, loopback excepted, and count it.
-    Deny,
 }
 
 /// `listen`.
@@ -282,12 +243,7 @@ impl Config {
             let reason = format!("{:?}: 1 to 64 of [A-Za-z0-9_-], since it names a directory", self.instance);
             return Err(Mistake::new("instance", reason));
         }
-        if let Some(root) = &self.capture.pods_root
-            && (root.is_absolute() || root.components().any(|c| c.as_os_str() == ".."))
-        {
-            let reason = format!("{}: give it relative to capture.cgroupRoot", root.display());
-            return Err(Mistake::new("capture.podsRoot", reason));
-        }
+        self.capture.check()?;
         self.check_durations()
     }
 
@@ -321,20 +277,6 @@ impl Config {
     #[must_use]
     pub fn pin_root(&self) -> PathBuf {
         self.capture.pin_root.join(&self.instance)
-    }
-}
-
-impl Default for Capture {
-    fn default() -> Self {
-        Self {
-            cgroup_root: None,
-            pods_root: None,
-            pin_root: "/sys/fs/bpf/signet".into(),
-            mount_bpffs: true,
-            unknown_pods: UnknownPods::Pass,
-            unprotected: Unprotected::Pass,
-            engine_timeout: Duration::from_secs(5),
-        }
     }
 }
 

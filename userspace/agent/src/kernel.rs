@@ -14,7 +14,7 @@
 //! | `direct` | permits, Services, and the flows that go past the engine |
 //! | `events` | what the kernel tells on its own |
 //! | `log` | the programs' own log lines |
-//! | `cgroup`, `pods` | cgroup directories, and which one is a pod's |
+//! | `cgroup`, `pods`, `kubelet` | cgroup directories, and which one is a pod's, or the kubelet's |
 //! | `netns`, `diag`, `listening`, `clock` | namespace cookies, the kernel's list of sockets, who listens where, its clock |
 //! | `metrics`, `preflight` | what a scrape and `signet check` show |
 //! | `removal` | all of it taken out again |
@@ -22,7 +22,6 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ mod diag;
 mod direct;
 mod error;
 mod events;
+mod kubelet;
 mod link;
 mod listening;
 mod log;
@@ -81,6 +81,8 @@ pub struct CaptureOptions {
     pub cgroup_root: PathBuf,
     /// Below it, the root of the pods (`kubepods`), relative; cgroups there that nobody knows are denied while the engine lives.
     pub pods_root: Option<PathBuf>,
+    /// Below it, the kubelet's cgroup, relative; looked for where it is not said.
+    pub kubelet_cgroup: Option<PathBuf>,
     /// `/sys/fs/bpf/signet/<instance>`.
     pub pin_root: PathBuf,
     /// Mount bpffs where the pins are to be, if there is none.
@@ -287,13 +289,13 @@ impl Kernel {
         steering::steered(&self.pins)
     }
 
-    /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the pods' root again, which kubelet may
-    /// make after the engine has started.
+    /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the kubelet's cgroup and the pods' root
+    /// again: kubelet may start after the engine, and gets another cgroup when it is restarted.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn heartbeat(&mut self) -> Result<(), KernelError> {
-        if pods_root(&self.options) != self.config.pods_root {
+        if kubelet::cgroups(&self.options) != (self.config.pods_root, self.config.kubelet) {
             self.write_config()?;
         }
         let stamped = self.heartbeat.set(0, clock::nanoseconds(), 0);
@@ -340,7 +342,7 @@ impl Kernel {
     }
 
     fn write_config(&mut self) -> Result<(), KernelError> {
-        self.config.pods_root = pods_root(&self.options);
+        (self.config.pods_root, self.config.kubelet) = kubelet::cgroups(&self.options);
         debug!(config = ?self.config, "capture configured");
         self.maps.config.set(0, self.config, 0).map_err(KernelError::map("write", "CONFIG"))
     }
@@ -355,7 +357,8 @@ impl Drop for Kernel {
 fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError> {
     Ok(Config {
         pods_root: 0,
-        engine_cgroup: cgroup::own(mount).map_or(0, |own| inode(&own)),
+        kubelet: 0,
+        engine_cgroup: cgroup::own(mount).map_or(0, |own| cgroup::id(&own)),
         engine_timeout: u64::try_from(options.engine_timeout.as_nanos()).unwrap_or(u64::MAX),
         node_netns: netns::own_cookie()?.0,
         deny_unknown: u32::from(options.unknown_pods == UnknownPods::Deny),
@@ -367,16 +370,6 @@ fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError>
 fn below(mount: &Path, root: &Path) -> Result<PathBuf, KernelError> {
     let relative = root.strip_prefix(mount).map(Path::to_owned);
     relative.map_err(|_| KernelError::OutsideCgroup2 { root: root.to_owned(), mount: mount.to_owned() })
-}
-
-/// The id of the pods' root; 0, which no cgroup has, while there is none.
-fn pods_root(options: &CaptureOptions) -> u64 {
-    let path = options.pods_root.as_ref().map(|root| options.cgroup_root.join(root));
-    path.map_or(0, |path| inode(&path))
-}
-
-fn inode(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |meta| meta.ino())
 }
 
 /// Hands the allocator's free pages back to the kernel: the programs' loading needs several times the memory that the

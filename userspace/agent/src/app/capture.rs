@@ -27,6 +27,7 @@ pub(super) fn options(config: &Config) -> Result<CaptureOptions> {
     }
     Ok(CaptureOptions {
         pods_root: configured_pods_root(config, &cgroup_root)?,
+        kubelet_cgroup: capture.kubelet_cgroup.clone(),
         cgroup_root,
         pin_root: config.pin_root(),
         mount_bpffs: capture.mount_bpffs,

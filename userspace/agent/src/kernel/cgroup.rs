@@ -22,6 +22,11 @@ use super::error::KernelError;
 use super::pods;
 use crate::addr::CgroupId;
 
+/// The id of the cgroup at a path; 0, which none has, where there is none.
+pub(super) fn id(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.ino())
+}
+
 /// A cgroup directory: its id, its processes, its network namespace.
 #[derive(Debug)]
 pub struct Cgroup {

@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::CaptureOptions;
 use super::cgroup::cgroup2_mount;
 use super::diag;
 use super::object::{self, is_on_bpffs};
 use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
+use super::{CaptureOptions, kubelet};
 
 /// One line of `signet check`.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -30,6 +30,7 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
         type_information(),
         cgroup2(),
         cgroup_root(&options.cgroup_root),
+        kubelet(options),
         bpffs(&options.pin_root, options.mount_bpffs),
         capabilities(),
         destroy(),
@@ -94,6 +95,22 @@ fn cgroup_root(root: &Path) -> Finding {
             (false, _) => {
                 Err(format!("{} is not below the cgroup2 mount: correct capture.cgroupRoot", root.display()))
             }
+        },
+    )
+}
+
+/// Only a node of a cluster has one.
+fn kubelet(options: &CaptureOptions) -> Finding {
+    let path = kubelet::kubelet(options).map(|path| options.cgroup_root.join(path));
+    finding(
+        "kubelet",
+        match (path, &options.pods_root) {
+            (Some(path), _) if path.is_dir() => Ok(format!("probes are known by {}", path.display())),
+            (Some(path), _) => Err(format!("{} is not there: correct capture.kubeletCgroup", path.display())),
+            (None, None) => Ok("no node of a cluster".into()),
+            (None, Some(_)) => Err("its cgroup is not known, so STRICT pods fail their probes: name it in \
+                                    capture.kubeletCgroup"
+                .into()),
         },
     )
 }

@@ -32,7 +32,7 @@ pub(crate) fn obstacle() -> Option<String> {
     let findings = signet_agent::kernel::preflight(&options);
     let missing: Vec<_> = findings
         .iter()
-        .filter(|finding| !finding.ok && &*finding.name != "cgroup root")
+        .filter(|finding| !finding.ok && !matches!(&*finding.name, "cgroup root" | "kubelet"))
         .map(|finding| format!("{}: {}", finding.name, finding.detail))
         .collect();
     (!missing.is_empty()).then(|| missing.join("; "))
@@ -110,6 +110,13 @@ impl Node {
         Pod { cgroup, netns: Netns::new() }
     }
 
+    /// A cgroup of the node, outside of the pods' root.
+    pub(crate) fn cgroup(&self, name: &str) -> PathBuf {
+        let cgroup = self.options.cgroup_root.join(name);
+        fs::create_dir_all(&cgroup).unwrap();
+        cgroup
+    }
+
     pub(crate) fn enrol(&mut self, pod: &Pod) {
         self.put(pod, CaptureState::Redirect);
     }
@@ -163,6 +170,7 @@ fn options(name: &str, unknown_pods: UnknownPods, unprotected: Unprotected) -> C
     CaptureOptions {
         cgroup_root: cgroup2_mount().unwrap_or_default().join(&name),
         pods_root: Some("pods".into()),
+        kubelet_cgroup: Some("kubelet".into()),
         pin_root: Path::new("/sys/fs/bpf").join(&name),
         mount_bpffs: true,
         unknown_pods,

@@ -13,8 +13,8 @@ use crate::guards::{Netns, Node, POD_V4, POD_V6, Pod, Process, eventually};
 use crate::require_root_and_ebpf;
 
 /// The engine's listeners in a namespace.
-struct Engine {
-    plaintext: TcpListener,
+pub(crate) struct Engine {
+    pub(crate) plaintext: TcpListener,
     hbone: TcpListener,
 }
 
@@ -31,7 +31,7 @@ impl Engine {
 
 /// The address that the next connection on `listener` is made to.
 #[track_caller]
-fn accept(listener: &TcpListener) -> SocketAddr {
+pub(crate) fn accept(listener: &TcpListener) -> SocketAddr {
     let mut to = None;
     eventually("a connection arrives", || {
         to = accepted(listener);
@@ -41,7 +41,7 @@ fn accept(listener: &TcpListener) -> SocketAddr {
 }
 
 /// The same for one that has arrived already.
-fn accepted(listener: &TcpListener) -> Option<SocketAddr> {
+pub(crate) fn accepted(listener: &TcpListener) -> Option<SocketAddr> {
     listener.set_nonblocking(true).unwrap();
     match listener.accept() {
         Ok((stream, _)) => Some(stream.local_addr().unwrap()),
@@ -50,7 +50,7 @@ fn accepted(listener: &TcpListener) -> Option<SocketAddr> {
     }
 }
 
-fn pod_at(ip: &str, port: u16) -> SocketAddr {
+pub(crate) fn pod_at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
@@ -65,7 +65,7 @@ fn begin(from: &Netns, to: SocketAddr) -> socket2::Socket {
     })
 }
 
-fn steered_pod(node: &mut Node) -> (Pod, Netns, Engine) {
+pub(crate) fn steered_pod(node: &mut Node) -> (Pod, Netns, Engine) {
     let pod = node.pod("server");
     node.enrol(&pod);
     let outside = pod.netns.wire();

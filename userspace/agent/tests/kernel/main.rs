@@ -10,4 +10,5 @@ mod guards;
 mod inbound;
 mod lifecycle;
 mod outbound;
+mod probes;
 mod verdicts;
