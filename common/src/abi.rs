@@ -292,8 +292,9 @@ pub const PATH_TRUNCATED: u32 = u32::MAX;
 /// The longest cgroup path an event carries. Kubelet's with systemd and containerd are about 230 bytes.
 pub const MAX_PATH: usize = 496;
 
-/// Size of `EVENTS` in bytes: room for 1,000 records.
-pub const EVENTS_SIZE: usize = 512 * 1024;
+/// Size of `EVENTS` in bytes: room for 250 records; what finds none is made up for by a walk. Its reader maps it twice into
+/// its memory.
+pub const EVENTS_SIZE: usize = 128 * 1024;
 /// The most flows between applications and one engine.
 pub const MAX_FLOWS: usize = 131_072;
 /// The most workloads of one engine, and of other cgroups it keeps an entry for.

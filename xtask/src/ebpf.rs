@@ -21,7 +21,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let linker = compiler.linker().context("no bpf-linker for this compiler: run `cargo xtask setup`")?;
     let mut command = on_the_crate(compiler.cargo("build"), &target_dir());
     step::inherit(command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker))?;
-    publish()
+    publish(&compiler)
 }
 
 /// Where the agent's build script looks.
@@ -47,8 +47,16 @@ fn on_the_crate(mut command: Command, target_dir: &Path) -> Command {
 }
 
 /// Copies only what changed, so that the agent is not built again for nothing.
-fn publish() -> Result<PathBuf> {
-    let built = target_dir().join(TARGET).join("release/signet-ebpf");
+///
+/// Without DWARF, where the compiler has a tool for it: the linker makes BTF out of it and leaves both. The engine reads the
+/// object for each network namespace, and DWARF, with its relocations, is five sixths of it.
+fn publish(compiler: &Compiler) -> Result<PathBuf> {
+    let mut built = target_dir().join(TARGET).join("release/signet-ebpf");
+    if let Some(mut objcopy) = compiler.objcopy() {
+        let bare = built.with_extension("bare");
+        step::inherit(objcopy.arg("--strip-debug").args([&built, &bare]))?;
+        built = bare;
+    }
     let object = object();
     let new = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     if fs::read(&object).is_ok_and(|old| old == new) {

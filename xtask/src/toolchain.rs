@@ -96,6 +96,17 @@ impl Compiler {
         }
     }
 
+    /// `objcopy` for what it writes: rustup's own, or that of the LLVM that `bpf-linker` is linked against.
+    pub(crate) fn objcopy(&self) -> Option<Command> {
+        let root = sysroot(self.route)?;
+        let host = format!("lib/rustlib/{}-unknown-linux-gnu/bin/rust-objcopy", std::env::consts::ARCH);
+        let llvm = PathBuf::from(format!("/usr/lib/llvm-{}/bin/llvm-objcopy", self.llvm));
+        let program = [root.join(host), llvm].into_iter().find(|path| search_path::is_executable(path))?;
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", root.join("lib"));
+        Some(command)
+    }
+
     /// In words, for people.
     pub(crate) fn description(&self) -> String {
         format!("{}, LLVM {}", self.route.name(), self.llvm)

@@ -34,6 +34,7 @@ use tracing::{debug, info};
 
 use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
+use crate::footprint;
 
 mod cgroup;
 mod clock;
@@ -145,6 +146,8 @@ pub struct Kernel {
     ends: Option<mpsc::Receiver<Vec<DirectEnd>>>,
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
+    /// The object was read since the last heartbeat, which takes memory that nothing needs any more.
+    has_loaded: bool,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -202,6 +205,7 @@ impl Kernel {
             direct,
             ends: Some(ends),
             own_link: None,
+            has_loaded: true,
             tasks,
         };
         kernel.write_config()?;
@@ -221,7 +225,6 @@ impl Kernel {
         }
         self.watch_own_sockets()?;
         self.pins.remove_other_versions()?;
-        return_free_memory();
         info!(cgroup_root = %self.options.cgroup_root.display(), "capture attached");
         Ok(())
     }
@@ -271,6 +274,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let keep = self.direct.namespaces().put(cookie, netns);
         keep.map_err(|source| KernelError::Namespace { netns: cookie, source })?;
+        self.has_loaded = true;
         steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)
     }
 
@@ -290,11 +294,15 @@ impl Kernel {
     }
 
     /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the kubelet's cgroup and the pods' root
-    /// again: kubelet may start after the engine, and gets another cgroup when it is restarted.
+    /// again (kubelet may start after the engine, and gets another cgroup when it is restarted), and gives back what
+    /// loading took.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn heartbeat(&mut self) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.has_loaded) {
+            footprint::settle();
+        }
         if kubelet::cgroups(&self.options) != (self.config.pods_root, self.config.kubelet) {
             self.write_config()?;
         }
@@ -370,16 +378,6 @@ fn config(options: &CaptureOptions, mount: &Path) -> Result<Config, KernelError>
 fn below(mount: &Path, root: &Path) -> Result<PathBuf, KernelError> {
     let relative = root.strip_prefix(mount).map(Path::to_owned);
     relative.map_err(|_| KernelError::OutsideCgroup2 { root: root.to_owned(), mount: mount.to_owned() })
-}
-
-/// Hands the allocator's free pages back to the kernel: the programs' loading needs several times the memory that the
-/// engine goes on with, and glibc would keep most of it.
-fn return_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it touches free memory alone, under the allocator's own locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Events that wait for `reconcile` outside of the rings.

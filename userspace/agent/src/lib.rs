@@ -5,7 +5,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`block`], [`drain`], [`telemetry`] |
+//! | 0 | [`block`], [`drain`], [`footprint`], [`telemetry`] |
 //! | 1 | [`addr`], [`config`] |
 //! | 2 | [`policy`], [`state`] (`state -> policy`) |
 //! | 3 | [`kernel`], [`discovery`], [`svid`], [`mtls`], [`net`] |
@@ -19,6 +19,7 @@ pub mod block;
 pub mod config;
 pub mod discovery;
 pub mod drain;
+pub mod footprint;
 pub mod kernel;
 pub mod mtls;
 pub mod net;

@@ -94,7 +94,7 @@ fn parse(record: &[u8]) -> Option<Told> {
     }
 }
 
-/// Between two readings. The ring has room for ten times as long at 20,000 connections a second.
+/// Between two readings. The ring has room for six times as long at 20,000 connections a second.
 const REST: Duration = Duration::from_millis(20);
 /// Batches that wait outside of the ring.
 const WAITING: usize = 16;

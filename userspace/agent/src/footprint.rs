@@ -1,0 +1,62 @@
+//! Gives back the memory that start-up alone needed.
+//!
+//! Loading the programs takes several times the heap that the engine goes on with, and code (parsers, the loader, the command
+//! line) that it does not run again. glibc would keep the one, and the kernel has mapped the other, with what lies around it,
+//! for as long as the process lives. What is needed again after all costs a page fault that finds its page in memory.
+
+/// Hands free heap and clean code pages back to the kernel.
+pub fn settle() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it touches free memory alone, under the allocator's own locks.
+        unsafe { libc::malloc_trim(0) };
+        // SAFETY: the callback keeps to what `dl_iterate_phdr` promises of its arguments.
+        unsafe { libc::dl_iterate_phdr(Some(unmap_clean), std::ptr::null_mut()) };
+    }
+}
+
+/// Of the program itself, which is the first object and the only one looked at, the segments that nobody can have written to.
+/// Relocated data lies in segments that are writable at first, so it is not among them.
+#[cfg(target_env = "gnu")]
+extern "C" fn unmap_clean(
+    object: *mut libc::dl_phdr_info,
+    _: usize,
+    _: *mut std::ffi::c_void,
+) -> std::ffi::c_int {
+    // SAFETY: `dl_iterate_phdr` passes a valid object, whose headers are an array of that length.
+    let (base, headers) = unsafe {
+        (
+            (*object).dlpi_addr,
+            std::slice::from_raw_parts((*object).dlpi_phdr, usize::from((*object).dlpi_phnum)),
+        )
+    };
+    for segment in headers.iter().filter(|header| header.p_type == libc::PT_LOAD) {
+        if segment.p_flags & libc::PF_W == 0 {
+            let start = (base + segment.p_vaddr) & !(PAGE - 1);
+            let length = base + segment.p_vaddr + segment.p_memsz - start;
+            // SAFETY: a private mapping of a file without a page that differs from it reads the same when it is mapped again.
+            unsafe { libc::madvise(start as *mut _, length as usize, libc::MADV_DONTNEED) };
+        }
+    }
+    1
+}
+
+/// Bytes. Where pages are larger, `madvise` refuses an address between two of them, and nothing happens.
+#[cfg(target_env = "gnu")]
+const PAGE: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.
+    #[test]
+    fn the_program_goes_on_as_it_was() {
+        static TEXTS: [&str; 2] = ["relocated", "constants"];
+        static WRITTEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        WRITTEN.store(2, std::sync::atomic::Ordering::SeqCst);
+        settle();
+        assert_eq!(TEXTS.concat(), "relocatedconstants");
+        assert_eq!(WRITTEN.load(std::sync::atomic::Ordering::SeqCst), 2);
+    }
+}
