@@ -5,6 +5,7 @@
 //! arise: this module only makes the registry and turns it into text. It knows none of the other modules, so it takes
 //! plain values and not the configuration.
 
+mod lines;
 mod process;
 
 use prometheus_client::metrics::family::Family;
@@ -15,6 +16,8 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+
+pub use lines::{Held, hold};
 
 /// The process-wide metrics registry; each module registers its own families at construction, prefix-free names.
 pub type Registry = prometheus_client::registry::Registry;
@@ -60,7 +63,7 @@ pub enum LogError {
 pub fn init_log(format: LogFormat, output: LogOutput, filter: &str) -> Result<(), LogError> {
     let filter = parse_filter(filter)?;
     let writer = match output {
-        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
+        LogOutput::Stdout => BoxMakeWriter::new(lines::Lines),
         LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
     };
     subscriber(format, filter, writer).try_init().map_err(|_| LogError::Twice)

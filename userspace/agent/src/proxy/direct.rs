@@ -30,7 +30,7 @@ use crate::addr::{CgroupId, WorkloadUid};
 use crate::kernel::{DirectBytes, DirectEnd, DirectFlow, DirectFlows};
 use crate::policy::Denial;
 use crate::state::{State, Workload};
-use crate::telemetry::Registry;
+use crate::telemetry::{Registry, hold};
 
 /// Tells of a connection that the engine has carried between two workloads of this node: client, server, and where the
 /// server was reached. Does not wait; what is not taken is told again with the next one.
@@ -127,6 +127,7 @@ impl Direct {
             lines.push((end, pair, failure));
         }
         drop(known);
+        let _held = hold();
         for (end, pair, failure) in lines {
             let parties = pair.parties(&end.flow);
             access::complete(&parties, bytes(end.bytes), end.duration, failure.as_ref());
