@@ -29,6 +29,8 @@ pub struct SecureStream<IO> {
     unsent: Block,
     read_closed: bool,
     write_closed: bool,
+    /// More than a few bytes were received since the reader last waited.
+    has_received: bool,
 }
 
 impl<IO> fmt::Debug for SecureStream<IO> {
@@ -46,7 +48,16 @@ impl<IO> SecureStream<IO> {
             received.append(rest);
         }
         let (opened, unsent) = (Block::default(), Block::default());
-        Self { io, session, received, opened, unsent, read_closed: false, write_closed: false }
+        Self {
+            io,
+            session,
+            received,
+            opened,
+            unsent,
+            read_closed: false,
+            write_closed: false,
+            has_received: false,
+        }
     }
 
     /// The stream below, the keys, and what was received and not opened yet. Call it before anything is read or written.
@@ -131,12 +142,19 @@ impl<'a> Slices<'a> {
 }
 
 impl<IO: AsyncRead + Unpin> SecureStream<IO> {
+    /// A block at a time: what was received goes its way while it is in the cache, before more is received. HTTP/2 would
+    /// read until nothing comes, up to the windows of all streams, and only then would those who wait for it have their turn.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.has_received) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut next = Block::borrow();
         next.append(self.received.bytes());
         let mut room = ReadBuf::new(next.room());
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut room))?;
         let count = room.filled().len();
+        self.has_received = count > FEW;
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -230,3 +248,6 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for SecureStream<IO> {
 fn failure(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+/// Bytes after which others have their turn: requests and answers are shorter.
+const FEW: usize = 32 * 1024;

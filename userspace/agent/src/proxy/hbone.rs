@@ -126,5 +126,6 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Bytes of the largest frame that is accepted.
 const MAX_FRAME: u32 = 1024 * 1024;
 
-/// Bytes of one stream that may wait for the connection to take them.
-const SEND_BUFFER: usize = 400 * 1024;
+/// Bytes of one stream that may wait for the connection to take them: one read of the application. More would leave the cache
+/// before they are sealed.
+const SEND_BUFFER: usize = 128 * 1024;
