@@ -31,6 +31,11 @@ fn upgrade_and_rollback_lose_no_request_and_uninstall_leaves_nothing() -> Result
         kubectl.exec("load", "client", &["curl", "-sS", "--fail", "--max-time", "10", &url(&address)])?;
         Ok(address)
     })?;
+    for node in ["n1", "n2"] {
+        let findings = signet.signet(node, &["check"]).context("signet check in the pod")?;
+        let findings = findings.as_array().context("findings")?;
+        ensure!(findings.iter().all(|finding| finding["ok"] == true) && findings.len() > 10, "{findings:?}");
+    }
     let wire = Wire::record(&cluster, &cluster.nodes()[1])?;
     let load = start_load(kubectl, &address)?;
     signet.upgrade(&["signetd.log.filter=debug\\,h2=info"])?;
