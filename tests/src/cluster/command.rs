@@ -79,7 +79,7 @@ pub fn down(name: &str) -> Result<()> {
 pub fn exec(name: &str, node: &str, argv: &[String]) -> Result<ExitCode> {
     let layout = Layout::of(name)?;
     ensure!(NODES.contains(&node), "a cluster's nodes are {}: {node}", NODES.join(" and "));
-    let holder = machine_cgroup(&layout, node).join(format!("{node}-machine/cgroup.procs"));
+    let holder = machine_cgroup(&layout, node).join("machine/cgroup.procs");
     let pids = fs::read_to_string(holder).with_context(|| format!("cluster {name} is not up"))?;
     let pid = pids.lines().next().with_context(|| format!("node {node} of cluster {name} is down"))?;
     let status = machine::spot(&machine_cgroup(&layout, node), pid)
@@ -120,9 +120,12 @@ fn parts() -> Vec<String> {
 /// Those that do not run: each has a cgroup of its own.
 fn down_parts(layout: &Layout) -> Vec<String> {
     let runs = |part: &String| {
-        let node = NODES.iter().find(|node| part.starts_with(&format!("{node}-")));
-        let machine = node.map_or(layout.cgroup().join(CONTROL), |node| machine_cgroup(layout, node));
-        let events = machine.join(part).join("cgroup.events");
+        let of_node = NODES.iter().find_map(|node| Some((node, part.strip_prefix(node)?.strip_prefix('-')?)));
+        let cgroup = match of_node {
+            Some((node, unit)) => machine_cgroup(layout, node).join(unit),
+            None => layout.cgroup().join(CONTROL).join(part),
+        };
+        let events = cgroup.join("cgroup.events");
         fs::read_to_string(events).is_ok_and(|events| events.contains("populated 1"))
     };
     parts().into_iter().filter(|part| !runs(part)).collect()
