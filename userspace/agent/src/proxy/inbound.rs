@@ -29,7 +29,7 @@ use super::accept::{Accepted, report};
 use super::authority::Authority;
 use super::baggage;
 use super::failure::Failure;
-use super::hbone::{Incoming, Server};
+use super::hbone::{Incoming, Server, Tunnel};
 use super::outcome::Outcome;
 use super::parties::{Direction, Parties, Party, Path};
 use super::sandbox::{LocalWorkload, Sandbox};
@@ -100,7 +100,7 @@ async fn serve_tunnels<IO>(
             request = h2.next() => match request {
                 Some(Ok(incoming)) => {
                     let (context, sandbox) = (Arc::clone(context), Arc::clone(sandbox));
-                    tunnels.spawn(serve_tunnel(context, sandbox, Arc::clone(&client), incoming));
+                    tunnels.spawn(serve_tunnel(context, sandbox, Arc::clone(&client), Box::new(incoming)));
                 }
                 Some(Err(error)) => {
                     debug!(peer = %client.peer, %error, "HBONE connection broke");
@@ -129,7 +129,12 @@ async fn time_to_leave(context: &Context, client: &Client) {
     }
 }
 
-async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<Client>, incoming: Incoming) {
+async fn serve_tunnel(
+    context: Arc<Context>,
+    sandbox: Arc<Sandbox>,
+    client: Arc<Client>,
+    incoming: Box<Incoming>,
+) {
     let parties = client.parties(&context, &sandbox, incoming.header("baggage"));
     let mut outcome = Outcome::begin(&context, parties);
     let closing = outcome.closing();
@@ -141,14 +146,25 @@ async fn serve_tunnel(context: Arc<Context>, sandbox: Arc<Sandbox>, client: Arc<
         dialled: client.dialled,
         identity: Some(&client.identity),
     };
+    // Boxed: the set-up's state, and the request, are most of what the task would hold for as long as the tunnel lives.
+    let answering = Box::pin(answer(arrival, &client, incoming));
+    let serving = async {
+        let (connected, tunnel) = answering.await?;
+        connected.relay(tunnel).await
+    };
     let result = tokio::select! {
-        result = follow_tunnel(arrival, &client, incoming) => result,
+        result = serving => result,
         () = closing.cancelled() => Err(Failure::Closed),
     };
     outcome.end(result);
 }
 
-async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, mut incoming: Incoming) -> Result<(), Failure> {
+/// Connects, and tells the client.
+async fn answer<'a>(
+    arrival: Arrival<'a>,
+    client: &Client,
+    mut incoming: Box<Incoming>,
+) -> Result<(Connected<'a>, Tunnel), Failure> {
     let authority = incoming.authority().to_owned();
     let admitted = tokio::select! {
         admitted = admit(arrival, client, &authority) => admitted,
@@ -159,7 +175,7 @@ async fn follow_tunnel(arrival: Arrival<'_>, client: &Client, mut incoming: Inco
         Ok(connected) => {
             let baggage = baggage::of(&connected.arrived.local.workload);
             let tunnel = incoming.accept(Some(&baggage)).map_err(|gone| Failure::Unanswered(gone.into()))?;
-            connected.relay(tunnel).await
+            Ok((connected, tunnel))
         }
         Err(failure) => {
             incoming.refuse(failure.status());
