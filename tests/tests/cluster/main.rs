@@ -12,6 +12,7 @@ mod mesh;
 mod network;
 mod probes;
 mod rights;
+mod services;
 mod shared;
 mod unknown;
 
@@ -31,6 +32,7 @@ const TABLES: &[&[Test]] = &[
     network::TESTS,
     mesh::TESTS,
     probes::TESTS,
+    services::TESTS,
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,

@@ -15,7 +15,7 @@ use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
-use crate::{dashboard, probes};
+use crate::{dashboard, probes, services};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     pods_on_two_nodes_talk_mtls_by_address_and_by_service,
@@ -60,6 +60,11 @@ impl Meshed {
             self.signet.wait_for_pod(namespace, pod, enrolled)?;
         }
         self.wait_for_services()?;
+        self.known_pair(namespace)
+    }
+
+    /// A pair that was made before.
+    pub(crate) fn known_pair(&self, namespace: &str) -> Result<Pair<'_>> {
         let server = self.kubectl().json(&["get", "--namespace", namespace, "pod/server"])?;
         let address = server["status"]["podIP"].as_str().context("an address")?.to_owned();
         Ok(Pair { mesh: self, namespace: namespace.to_owned(), address })
@@ -169,7 +174,7 @@ impl Pair<'_> {
     }
 
     /// From a shell on the node: `kubectl exec` goes through the API server.
-    fn fetch_without_api_server(&self, container: &str) -> Result<()> {
+    pub(crate) fn fetch_without_api_server(&self, container: &str) -> Result<()> {
         let url = self.url();
         let wire = self.mesh.record()?;
         let exec = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id=away", container];
@@ -371,7 +376,7 @@ pub(crate) fn server(namespace: &str) -> String {
     shared::pod(namespace, "server", "n2", IMAGE, &["sh", "-c", &serve])
 }
 
-fn secret(namespace: &str) -> String {
+pub(crate) fn secret(namespace: &str) -> String {
     format!("what-only-a-client-in-{namespace}-may-read")
 }
 
@@ -405,7 +410,8 @@ const IMAGE: &str = "signet-workload";
 const EARLY_PODS: usize = 20;
 
 /// Tests that have not used the mesh yet.
-static LEFT: AtomicUsize = AtomicUsize::new(TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len());
+static LEFT: AtomicUsize =
+    AtomicUsize::new(TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len() + services::TESTS.len());
 /// Held by every test that uses the mesh, for writing by one that breaks it for a while.
 static LOCK: RwLock<()> = RwLock::new(());
 /// Written by the first test that asks and by [`end`]; read by every test.

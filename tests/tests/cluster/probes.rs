@@ -79,7 +79,7 @@ fn exec_logs_and_port_forward(mesh: &Meshed) -> Result<()> {
     let said = kubectl.exec("probed", "server", &["echo", "hello"])?;
     ensure!(said == "hello\n", "exec said {said:?}");
     let log = kubectl.logs("probed", "server")?;
-    ensure!(log.contains("kube-probe"), "the log has no probe: {log}");
+    ensure!(log.contains("response:200"), "the log has no probe: {log}");
     let log = tempfile::NamedTempFile::new()?;
     let mut command = kubectl.command(&["port-forward", "--namespace=probed", "pod/server", ":8080"]);
     command.stderr(Stdio::null());
@@ -94,12 +94,12 @@ fn exec_logs_and_port_forward(mesh: &Meshed) -> Result<()> {
     Ok(())
 }
 
-/// nginx with a page; beside it containers that are asked by a command and for a port.
+/// A server with a page; beside it a container that is asked by a command.
 fn probed() -> Value {
-    let serve = format!("printf '{NGINX}' >/tmp/nginx.conf && exec nginx -c /tmp/nginx.conf");
+    let serve = "mkdir /www && printf probed >/www/index.html && exec httpd -f -vv -p 8080 -h /www";
     let probe = |what: &str, how: Value| json!({what: how, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20});
     let mut pod: Value =
-        serde_json::from_str(&shared::pod("probed", "server", "n1", IMAGE, &["sh", "-c", &serve]))
+        serde_json::from_str(&shared::pod("probed", "server", "n1", IMAGE, &["sh", "-c", serve]))
             .expect("JSON");
     let containers = pod["spec"]["containers"].as_array_mut().expect("a list");
     let mut asked = containers[0].clone();
@@ -117,5 +117,3 @@ fn probed() -> Value {
 const IMAGE: &str = "signet-workload";
 /// Two of the probes go over the network, each about once a second.
 const PROBES: u64 = 8;
-const NGINX: &str = "daemon off; error_log /dev/stderr; pid /tmp/nginx.pid; events {} http { access_log /dev/stdout; \
-    server { listen 8080; location / { return 200 probed; } } }";

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::En
 /// On a cluster of its own: an engine is cut off from the API server, and kube-proxy beside it is not.
 fn an_address_that_the_engine_does_not_know_yet_gets_no_plaintext() -> Result<()> {
     let mut mesh = Meshed::start()?;
+    lets_nobody_out(&mut mesh)?;
     let gate = put_gate(&mut mesh)?;
     let pair = mesh.pair("late", true)?;
     pair.by_service()?;
@@ -40,14 +41,37 @@ fn an_address_that_the_engine_does_not_know_yet_gets_no_plaintext() -> Result<()
     reaches_its_own_node(&pair)
 }
 
+/// `mesh.outboundTrafficPolicy: REGISTRY_ONLY`: what is no Service and no workload is refused, and Services are not.
+fn lets_nobody_out(mesh: &mut Meshed) -> Result<()> {
+    set(mesh, "/mesh/outboundTrafficPolicy", json!("REGISTRY_ONLY"))?;
+    let pair = mesh.pair("kept-in", true)?;
+    pair.by_service()?;
+    let ask = |url: &str| {
+        pair.exec("client", &["curl", "--silent", "--insecure", "--fail", "--max-time", "10", url])
+    };
+    let through_its_service = ask("https://kubernetes.default.svc.cluster.local/version")?;
+    ensure!(through_its_service.contains("gitVersion"), "the API server said {through_its_service:?}");
+    let outside = ask("https://10.77.0.1:6443/version");
+    ensure!(outside.is_err(), "an outside address was reached: {outside:?}");
+    mesh.signet.engine("n1")?.wait_for_log(&["10.77.0.1:6443", "REGISTRY_ONLY"])?;
+    set(mesh, "/mesh/outboundTrafficPolicy", json!("ALLOW_ANY"))
+}
+
+/// Changes a setting of n1's engine, and starts it again.
+fn set(mesh: &mut Meshed, pointer: &str, value: serde_json::Value) -> Result<()> {
+    let node = &mesh.cluster.nodes()[0];
+    let engine = mesh.signet.engine_mut("n1")?;
+    engine.set(pointer, value)?;
+    engine.end(Signal::SIGTERM)?;
+    engine.start(node)?;
+    engine.wait_ready(node)
+}
+
 fn put_gate(mesh: &mut Meshed) -> Result<Gate> {
     let node = &mesh.cluster.nodes()[0];
     let engine = mesh.signet.engine_mut("n1")?;
     let gate = Gate::before(&mesh.cluster, node, engine)?;
-    engine.set("/timeouts/discovery", json!("20s"))?;
-    engine.end(Signal::SIGTERM)?;
-    engine.start(node)?;
-    engine.wait_ready(node)?;
+    set(mesh, "/timeouts/discovery", json!("20s"))?;
     Ok(gate)
 }
 

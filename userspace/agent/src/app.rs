@@ -237,6 +237,7 @@ fn proxy_context(
         pool: Pool::new(),
         native: native::Pool::new(),
         tunnel: config.mesh.tunnel,
+        outside: config.mesh.outbound_traffic_policy,
         direct: Direct::new(state.clone(), metrics.clone(), flows, report, registry),
         metrics,
         connections,
@@ -314,6 +315,8 @@ fn discovery_options(config: &Config, origin: Origin) -> DiscoveryOptions {
         cluster_domain: config.mesh.cluster_domain.clone(),
         root_namespace: config.mesh.root_namespace.clone(),
         same_node: config.mesh.same_node,
+        node: config.node.name.clone(),
+        zone: config.node.zone.clone(),
         origin,
     }
 }

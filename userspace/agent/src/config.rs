@@ -15,7 +15,7 @@ mod duration;
 mod mesh;
 
 pub use capture::{Capture, UnknownPods, Unprotected};
-pub use mesh::{Mesh, SameNode, Tunnel};
+pub use mesh::{Mesh, OutboundTrafficPolicy, SameNode, Tunnel};
 
 /// `signetd`'s configuration.
 #[derive(Clone, Debug, Deserialize)]

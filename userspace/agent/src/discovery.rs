@@ -52,6 +52,10 @@ pub struct DiscoveryOptions {
     pub root_namespace: String,
     /// How workloads of one node talk, where nobody says.
     pub same_node: SameNode,
+    /// This node's name.
+    pub node: String,
+    /// This node's zone; empty where unknown.
+    pub zone: String,
     /// Who has written the objects.
     pub origin: Origin,
 }

@@ -43,7 +43,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::addr::{CgroupId, NetnsCookie};
-use crate::config::{Timeouts, Tunnel};
+use crate::config::{OutboundTrafficPolicy, Timeouts, Tunnel};
 use crate::drain::Watch;
 use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
@@ -69,6 +69,8 @@ pub struct Context {
     pub native: native::Pool,
     /// What is spoken between nodes.
     pub tunnel: Tunnel,
+    /// What may be reached that is nobody's of the mesh.
+    pub outside: OutboundTrafficPolicy,
     /// Istio's TCP metrics.
     pub metrics: Arc<Metrics>,
     /// Every live connection.

@@ -23,7 +23,7 @@ use self::workloads::Workloads;
 pub use self::affinity::belonging;
 pub use self::intern::WorkloadPool;
 pub use self::object::{
-    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, RangeKind, Ranges, Service, ServicePort,
+    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Hint, RangeKind, Ranges, Service, ServicePort,
     Workload,
 };
 

@@ -161,6 +161,8 @@ fn options() -> DiscoveryOptions {
         root_namespace: "istio-system".into(),
         origin: Origin::Cluster { node: "node-1".into() },
         same_node: SameNode::Direct,
+        node: "n1".into(),
+        zone: "".into(),
     }
 }
 

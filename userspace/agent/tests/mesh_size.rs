@@ -169,17 +169,14 @@ fn service(deployment: u32) -> Service {
         vips: vec![vip(deployment)],
         ports: vec![ServicePort { name: "http".into(), port: 80 }],
         affinity: false,
+        local: false,
     }
 }
 
 fn slice(deployment: u32) -> EndpointSlice {
     let replicas = (deployment..WORKLOADS).step_by(DEPLOYMENTS as usize);
-    let endpoint = |i: u32| Endpoint {
-        address: address(i),
-        ready: true,
-        zone: format!("zone-{}", i % 3).into(),
-        pod: true,
-    };
+    let endpoint =
+        |i: u32| Endpoint { zone: format!("zone-{}", i % 3).into(), pod: true, ..Endpoint::at(address(i)) };
     EndpointSlice {
         namespace: format!("ns-{}", deployment % NAMESPACES).into(),
         name: format!("app-{deployment}-abcde").into(),

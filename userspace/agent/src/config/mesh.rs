@@ -21,6 +21,8 @@ pub struct Mesh {
     pub tunnel: Tunnel,
     /// How workloads of one node talk to each other, where neither they nor their namespaces say.
     pub same_node: SameNode,
+    /// What a workload may reach that is nobody's of the mesh.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// Addresses of Services, beside those of ServiceCIDR objects.
     pub service_ranges: Vec<IpNet>,
     /// Addresses of pods, beside those of `spec.podCIDRs` of Nodes.
@@ -37,6 +39,16 @@ pub enum Tunnel {
     Auto,
     /// HBONE with everybody.
     Hbone,
+}
+
+/// `mesh.outboundTrafficPolicy`, as Istio calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundTrafficPolicy {
+    /// Everything, in clear.
+    AllowAny,
+    /// Nothing but Services and workloads that are known.
+    RegistryOnly,
 }
 
 /// `mesh.sameNode`, and the label of that name.
@@ -59,6 +71,7 @@ impl Default for Mesh {
             root_namespace: "istio-system".into(),
             tunnel: Tunnel::Auto,
             same_node: SameNode::Direct,
+            outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
             service_ranges: Vec::new(),
             pod_ranges: Vec::new(),
             outside_ranges: Vec::new(),

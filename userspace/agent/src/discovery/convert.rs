@@ -23,7 +23,7 @@ pub(crate) fn convert(
         }
         ("", "Service") => service::service(document, domain)?.map(Event::Service),
         ("discovery.k8s.io", "EndpointSlice") => {
-            endpoint_slice::endpoint_slice(document)?.map(Event::EndpointSlice)
+            endpoint_slice::endpoint_slice(document, options)?.map(Event::EndpointSlice)
         }
         ("", "Node") => ranges::of_node(document)?.map(Event::Ranges),
         ("networking.k8s.io", "ServiceCIDR") => ranges::of_services(document)?.map(Event::Ranges),

@@ -23,6 +23,7 @@ pub(crate) fn service(document: &Document, cluster_domain: &str) -> Result<Optio
         vips: vips(document, &spec)?,
         ports: ports(document, &spec)?,
         affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+        local: spec.internal_traffic_policy.as_deref() == Some("Local"),
     }))
 }
 

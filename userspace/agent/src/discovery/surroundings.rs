@@ -18,6 +18,8 @@ pub(crate) struct Surroundings {
     pub(crate) options: DiscoveryOptions,
     namespaces: BTreeMap<Arc<str>, Said>,
     zones: BTreeMap<Arc<str>, Arc<str>>,
+    /// The configuration does not say this node's zone, so its Node does.
+    is_zone_found: bool,
 }
 
 /// What the labels of one object say.
@@ -50,7 +52,8 @@ impl Dependents {
 impl Surroundings {
     /// Of a mesh without namespaces and nodes.
     pub(crate) fn new(options: DiscoveryOptions) -> Self {
-        Self { options, namespaces: BTreeMap::new(), zones: BTreeMap::new() }
+        let is_zone_found = options.zone.is_empty();
+        Self { options, namespaces: BTreeMap::new(), zones: BTreeMap::new(), is_zone_found }
     }
 
     /// Takes a Namespace or a Node in. True when it gives other answers than before.
@@ -61,7 +64,12 @@ impl Surroundings {
         let name = &document.key().name;
         if document.is("", "Node") {
             return match zone(document) {
-                Ok(zone) => (self.set_zone(name, zone), Ok(())),
+                Ok(zone) => {
+                    if self.is_zone_found && **name == *self.options.node {
+                        self.options.zone = zone.as_deref().unwrap_or_default().to_owned();
+                    }
+                    (self.set_zone(name, zone), Ok(()))
+                }
                 Err(fault) => (false, Err(fault)),
             };
         }

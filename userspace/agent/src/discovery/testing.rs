@@ -32,6 +32,8 @@ pub(crate) fn options() -> DiscoveryOptions {
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         same_node: SameNode::Direct,
+        node: "n1".into(),
+        zone: "z1".into(),
         origin: Origin::Directory,
     }
 }

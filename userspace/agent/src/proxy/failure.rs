@@ -67,6 +67,9 @@ pub(crate) enum Failure {
     /// The policy changed, and says no now.
     #[error("closed, since the policy has changed: {0}")]
     Revoked(Denial),
+    /// The mesh lets nobody out.
+    #[error("{0} is no known Service or workload, and mesh.outboundTrafficPolicy is REGISTRY_ONLY")]
+    NotInRegistry(SocketAddr),
     /// The destination may only be reached over mTLS, and this path has none.
     #[error("{0} is in the mesh and must not be reached in clear")]
     WouldLeak(SocketAddr),
@@ -159,6 +162,7 @@ impl Failure {
             | Self::Denied(_)
             | Self::DeniedByServer(_)
             | Self::Revoked(_)
+            | Self::NotInRegistry(_)
             | Self::WouldLeak(_)
             | Self::NotTold { .. }
             | Self::TooManyWait

@@ -29,6 +29,7 @@ use super::sandbox::{LocalWorkload, Sandbox};
 use super::upstream::{self, Upstream};
 use super::{Context, awaited, baggage, traceparent};
 use crate::addr::{HBONE_PORT, Local, OriginalDst, Peer};
+use crate::config::OutboundTrafficPolicy;
 use crate::kernel::Origin;
 use crate::mtls::Endpoint;
 use crate::net::{RelayError, arm, dial};
@@ -183,6 +184,11 @@ impl<'a> Resolved<'a> {
             Route::Mesh(mesh) => {
                 let endpoint = identified.local.endpoint(context.timeouts.svid).await?;
                 Way::Tunnel { endpoint, request: Box::new(identified.request(*mesh)) }
+            }
+            Route::Passthrough { workload: None, service: None, .. }
+                if context.outside == OutboundTrafficPolicy::RegistryOnly =>
+            {
+                return Err(Failure::NotInRegistry(application));
             }
             Route::Passthrough { .. } => {
                 route::refuse_leak(&context.state, application)?;

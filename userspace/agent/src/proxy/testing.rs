@@ -27,7 +27,7 @@ use super::native;
 use super::{Context, LocalWorkload, OriginLookup, Running, Sandbox, start};
 use crate::addr::WorkloadUid;
 use crate::addr::{CgroupId, HBONE_PORT, INBOUND_PLAINTEXT_PORT, NetnsCookie, OUTBOUND_PORT, OriginalDst};
-use crate::config::{SameNode, Timeouts, Tunnel};
+use crate::config::{OutboundTrafficPolicy, SameNode, Timeouts, Tunnel};
 use crate::drain::Drain;
 use crate::kernel::{DirectBytes, DirectFlow, Origin};
 use crate::net::{Listeners, Netns};
@@ -121,6 +121,7 @@ impl Node {
             pool: Pool::new(),
             native: native::Pool::new(),
             tunnel,
+            outside: OutboundTrafficPolicy::AllowAny,
             metrics,
             connections,
             told: Default::default(),

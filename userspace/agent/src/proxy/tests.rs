@@ -133,6 +133,7 @@ fn service(vip: std::net::IpAddr, port: u16) -> Service {
         vips: vec![vip],
         ports: vec![ServicePort { name: "http".into(), port }],
         affinity: false,
+        local: false,
     }
 }
 

@@ -114,6 +114,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.sessionAffinity: ClientIP`: a client gets the same endpoint each time.
     pub affinity: bool,
+    /// `spec.internalTrafficPolicy: Local`: a client gets an endpoint of its own node, or none.
+    pub local: bool,
 }
 
 /// One TCP port of a Service.
@@ -147,10 +149,47 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// `conditions.ready`, true where elided.
     pub ready: bool,
+    /// It serves while it ends: for when nothing is ready.
+    pub draining: bool,
     /// `zone`, empty where unknown.
     pub zone: Arc<str>,
     /// `targetRef` says that it is a pod's.
     pub pod: bool,
+    /// It is on this node.
+    pub here: bool,
+    /// `hints.forNodes`, as seen from this node.
+    pub node_hint: Hint,
+    /// `hints.forZones`, as seen from this node's zone.
+    pub zone_hint: Hint,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Hint {
+    /// Nothing is said.
+    #[default]
+    None,
+    /// For this node, or its zone.
+    Here,
+    /// For others.
+    Elsewhere,
+}
+
+impl Endpoint {
+    /// A ready one of which nothing else is said.
+    #[must_use]
+    pub fn at(address: IpAddr) -> Self {
+        Self {
+            address,
+            ready: true,
+            draining: false,
+            zone: "".into(),
+            pod: false,
+            here: false,
+            node_hint: Hint::None,
+            zone_hint: Hint::None,
+        }
+    }
 }
 
 /// Blocks of addresses that one object tells of.

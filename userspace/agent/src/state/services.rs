@@ -4,6 +4,7 @@
 //! the writer computes them while readers go on, and puts them in place when they are ready.
 
 mod routes;
+mod topology;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};

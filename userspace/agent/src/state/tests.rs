@@ -52,15 +52,15 @@ fn service(name: &str, vip: &str, ports: &[(&str, u16)]) -> Service {
         vips: vec![ip(vip)],
         ports: service_ports(ports),
         affinity: false,
+        local: false,
     }
 }
 
 fn slice(name: &str, service: &str, ports: &[(&str, u16)], endpoints: &[(&str, bool, &str)]) -> Event {
     let endpoint = |(address, ready, zone): &(&str, bool, &str)| Endpoint {
-        address: ip(address),
         ready: *ready,
         zone: (*zone).into(),
-        pod: false,
+        ..Endpoint::at(ip(address))
     };
     Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),

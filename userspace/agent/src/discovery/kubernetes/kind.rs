@@ -85,6 +85,7 @@ const SERVICE: Keep = Fields(&[
             ("clusterIP", All),
             ("clusterIPs", All),
             ("sessionAffinity", All),
+            ("internalTrafficPolicy", All),
             ("ports", PORT),
         ]),
     ),
@@ -107,8 +108,10 @@ const ENDPOINT_SLICE: Keep = Fields(&[
 
 const ENDPOINT: Keep = Fields(&[
     ("addresses", All),
-    ("conditions", Fields(&[("ready", All)])),
+    ("conditions", Fields(&[("ready", All), ("serving", All), ("terminating", All)])),
+    ("nodeName", All),
     ("zone", All),
+    ("hints", Fields(&[("forZones", All), ("forNodes", All)])),
     ("targetRef", Fields(&[("kind", All)])),
 ]);
 

@@ -24,7 +24,7 @@ async fn a_connection_to_a_service_that_is_told_of_later_waits_for_it() {
     let mut stream = pair.near.connect(&pair.client, (vip, 80).into()).await;
     until("it waits", || pair.near.context.connections.views().len() == 1).await;
     pair.apply(&Event::Service(service(vip, 80)));
-    let endpoint = Endpoint { address: pair.server.ip, ready: true, zone: "".into(), pod: true };
+    let endpoint = Endpoint { pod: true, ..Endpoint::at(pair.server.ip) };
     pair.apply(&Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
         name: "web-1".into(),
@@ -60,7 +60,7 @@ async fn an_endpoint_that_is_a_pods_waits_for_the_pod_whatever_the_ranges() {
     let timeouts = Timeouts { discovery: Duration::from_millis(100), ..Timeouts::default() };
     let pair = Pair::with(timeouts).await;
     let (vip, unknown) = (unused_address(), Echo::start(unused_address()).await);
-    let endpoint = Endpoint { address: unknown.address.ip(), ready: true, zone: "".into(), pod: true };
+    let endpoint = Endpoint { pod: true, ..Endpoint::at(unknown.address.ip()) };
     pair.apply(&Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
         name: "web-1".into(),

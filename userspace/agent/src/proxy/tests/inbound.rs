@@ -66,12 +66,7 @@ async fn a_services_hostname_is_served_where_this_workload_is_its_endpoint() {
         name: "web-1".into(),
         service: "web".into(),
         ports: vec![ServicePort { name: "http".into(), port: pair.app.address.port() }],
-        endpoints: vec![crate::state::Endpoint {
-            address: pair.server.ip,
-            ready: true,
-            zone: "".into(),
-            pod: true,
-        }],
+        endpoints: vec![crate::state::Endpoint::at(pair.server.ip)],
     }));
     assert_eq!(pair.ask(&pair.server, None, "web.ns.svc.cluster.local:80").await, Ok(()));
     assert_eq!(

@@ -125,7 +125,7 @@ async fn what_was_said_to_a_dead_application_is_heard_by_the_next_one() {
     // A workload of the mesh whose application has crashed: its engine answers 503. Nearer, so that it is tried first.
     let crashed = pair.far.pod("other").await;
     pair.apply_all(&crashed);
-    let endpoint = |address, zone: &str| Endpoint { address, ready: true, zone: zone.into(), pod: true };
+    let endpoint = |address, zone: &str| Endpoint { zone: zone.into(), pod: true, ..Endpoint::at(address) };
     pair.apply(&Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
         name: "web-1".into(),

@@ -174,8 +174,8 @@ async fn another_endpoint_is_tried_when_one_is_down() {
     let vip = unused_address();
     pair.apply(&Event::Service(service(vip, 80)));
     // The dead one is nearer, so it is tried first.
-    let dead = Endpoint { address: unused_address(), ready: true, zone: "z1".into(), pod: false };
-    let alive = Endpoint { address: pair.server.ip, ready: true, zone: "z2".into(), pod: false };
+    let dead = Endpoint { zone: "z1".into(), ..Endpoint::at(unused_address()) };
+    let alive = Endpoint { zone: "z2".into(), ..Endpoint::at(pair.server.ip) };
     pair.apply(&Event::EndpointSlice(EndpointSlice {
         namespace: "ns".into(),
         name: "web-1".into(),

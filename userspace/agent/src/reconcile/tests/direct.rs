@@ -238,16 +238,12 @@ fn service(affinity: bool) -> Event {
         vips: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![crate::state::ServicePort { name: "http".into(), port: 80 }],
         affinity,
+        local: false,
     })
 }
 
 fn endpoints(addresses: &[&str]) -> Event {
-    let endpoint = |address: &&str| crate::state::Endpoint {
-        address: address.parse().unwrap(),
-        ready: true,
-        zone: "".into(),
-        pod: true,
-    };
+    let endpoint = |address: &&str| crate::state::Endpoint::at(address.parse().unwrap());
     Event::EndpointSlice(crate::state::EndpointSlice {
         namespace: "ns".into(),
         name: "web-1".into(),

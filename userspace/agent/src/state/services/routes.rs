@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::state::Wish;
 use crate::state::affinity::belonging;
 use crate::state::object::{EndpointSlice, Service};
+use crate::state::services::topology::{self, Candidate};
 
 /// A Service and the endpoints that each of its ports can use now.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(super) struct Routes {
     ports: Box<[(u16, Arc<[Group]>)]>,
 }
 
-/// The ready endpoints of one port that share family and zone. A port has a handful of groups, so that a connection walks
+/// The usable endpoints of one port that share family and zone. A port has a handful of groups, so that a connection walks
 /// them.
 #[derive(Debug)]
 struct Group {
@@ -27,11 +28,11 @@ struct Group {
 }
 
 /// Endpoints by family and zone; a set, since one that moves between slices is in both for a moment.
-type Grouped<'a> = BTreeMap<(bool, &'a Arc<str>), BTreeSet<(IpAddr, u16)>>;
+type Grouped = BTreeMap<(bool, Arc<str>), BTreeSet<(IpAddr, u16)>>;
 
 impl Routes {
     pub(super) fn of<'a>(service: Arc<Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
-        let ready = ready(slices);
+        let ready = usable(&service, slices);
         let none: Arc<[Group]> = Arc::default();
         let groups = |name| Arc::clone(ready.get(name).unwrap_or(&none));
         let ports = service.ports.iter().map(|port| (port.port, groups(&*port.name))).collect();
@@ -102,24 +103,37 @@ fn all<'a>(groups: impl Iterator<Item = &'a Group> + Clone) -> impl Iterator<Ite
 }
 
 /// By port name.
-fn ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> BTreeMap<&'a str, Arc<[Group]>> {
-    let mut ports: BTreeMap<&str, Grouped<'_>> = BTreeMap::new();
+fn usable<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> BTreeMap<&'a str, Arc<[Group]>> {
+    let mut ports: BTreeMap<&str, [Vec<Candidate<'a>>; 2]> = BTreeMap::new();
     for slice in slices {
         for port in &slice.ports {
-            let grouped = ports.entry(&port.name).or_default();
-            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready) {
-                let group = (endpoint.address.is_ipv6(), &endpoint.zone);
-                grouped.entry(group).or_default().insert((endpoint.address, port.port));
+            let families = ports.entry(&port.name).or_default();
+            for endpoint in &slice.endpoints {
+                families[usize::from(endpoint.address.is_ipv6())].push((endpoint, port.port));
             }
         }
     }
-    ports.into_iter().map(|(name, grouped)| (name, groups(grouped))).collect()
+    let of_port = |(name, families): (_, [Vec<_>; 2])| (name, groups(service, families));
+    ports.into_iter().map(of_port).collect()
 }
 
-fn groups(grouped: Grouped<'_>) -> Arc<[Group]> {
-    let group = |((ipv6, zone), endpoints): ((bool, &Arc<str>), BTreeSet<_>)| Group {
+fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Arc<[Group]> {
+    let mut grouped = Grouped::new();
+    for candidates in families {
+        let chosen = topology::choose(service, candidates);
+        for (endpoint, port) in chosen.endpoints {
+            // Whoever wrote the hints has weighed the zones already.
+            let zone = if chosen.by_hints { "".into() } else { Arc::clone(&endpoint.zone) };
+            let group = (endpoint.address.is_ipv6(), zone);
+            grouped.entry(group).or_default().insert((endpoint.address, port));
+        }
+    }
+    let group = |((ipv6, zone), endpoints): ((bool, Arc<str>), BTreeSet<_>)| Group {
         ipv6,
-        zone: Arc::clone(zone),
+        zone,
         endpoints: endpoints.into_iter().collect(),
     };
     grouped.into_iter().map(group).collect()
