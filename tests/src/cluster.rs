@@ -5,10 +5,12 @@
 //! between them, and the order in which it all starts. As with a testbed, everything carries the cluster's name, and
 //! [`take_down`] removes all of it by that name alone; several clusters share a kernel. IPv4 only.
 
+pub mod ca;
 pub mod command;
 mod component;
 mod control;
 pub mod forward;
+pub mod istiod;
 mod kubectl;
 mod layout;
 pub mod machine;
@@ -29,8 +31,10 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
+pub use ca::Ca;
 pub use component::Component;
 use control::{ControlPlane, READY_WITHIN};
+pub use istiod::Istiod;
 pub use kubectl::Kubectl;
 use layout::Layout;
 use network::Network;

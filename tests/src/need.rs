@@ -15,6 +15,8 @@ pub enum Need {
     Engine,
     /// What a Kubernetes cluster is made of, and the images of its pods.
     Cluster,
+    /// A cluster, and Istio's control plane.
+    Istiod,
     /// A program of the distribution.
     Program(&'static str),
     /// A program that `cargo xtask setup` installs below `target/`.
@@ -29,6 +31,11 @@ impl Need {
             Self::Nodes => no_nodes(),
             Self::Engine => no_nodes().or_else(no_engine),
             Self::Cluster => no_nodes().or_else(no_cluster),
+            Self::Istiod => Self::Cluster.unmet().or_else(|| {
+                ["pilot-discovery", "istio-definitions.yaml"]
+                    .into_iter()
+                    .find_map(|tool| Self::Tool(tool).unmet())
+            }),
             Self::Program(name) => {
                 (!on_path(name)).then(|| format!("{name} is not installed: run `cargo xtask setup`"))
             }

@@ -13,6 +13,7 @@ use time::{Duration, OffsetDateTime};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
 use crate::ca::Ca;
+use crate::netns::Netns;
 
 /// A chain, its key and the roots, in PEM.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,15 +58,7 @@ impl Ca {
     /// # Errors
     /// The CA refused; the text says why.
     pub fn svid_with_token(&self, token: &str, spiffe_id: &str) -> Result<Svid> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let asked = Asked::new(&key, token, spiffe_id)?;
-        let answer = self.host().netns().enter(|| -> Result<Vec<String>> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { asked.ask(self.channel().await?).await })
-        })??;
-        ensure!(answer.len() > 1, "the CA answered with {} certificates", answer.len());
-        let (roots, chain) = answer.split_last().context("the CA answered with nothing")?;
-        Ok(Svid { chain: chain.concat(), key: key.serialize_pem(), roots: roots.clone() })
+        self.authority()?.svid(token, spiffe_id)
     }
 
     /// Connects to it, from its own network namespace.
@@ -73,9 +66,13 @@ impl Ca {
     /// # Errors
     /// It is not reached.
     pub(crate) async fn channel(&self) -> Result<Channel> {
-        let roots = Certificate::from_pem(std::fs::read(self.roots())?);
-        let tls = ClientTlsConfig::new().ca_certificate(roots).domain_name(self.server_name());
-        Ok(Channel::from_shared(self.address())?.tls_config(tls)?.connect().await?)
+        self.authority()?.channel().await
+    }
+
+    fn authority(&self) -> Result<Authority<'_>> {
+        let roots = std::fs::read_to_string(self.roots())?;
+        let (address, server_name) = (self.address(), self.server_name().to_owned());
+        Ok(Authority { netns: self.host().netns(), address, server_name, roots })
     }
 
     /// A certificate for these URIs that the root itself has signed, whatever the rules say. For peers that lie.
@@ -101,6 +98,40 @@ impl Ca {
         (params.not_before, params.not_after) = (from, to);
         let leaf = params.signed_by(&key, &issuer)?;
         Ok(Svid { chain: leaf.pem(), key: key.serialize_pem(), roots })
+    }
+}
+
+/// Where a CA with Istio's API answers, and how it proves that it is the one.
+pub(crate) struct Authority<'a> {
+    /// From where to ask.
+    pub(crate) netns: &'a Netns,
+    /// `https://<address>:<port>`.
+    pub(crate) address: String,
+    /// What its certificate is for.
+    pub(crate) server_name: String,
+    /// What its certificate ends in, in PEM.
+    pub(crate) roots: String,
+}
+
+impl Authority<'_> {
+    /// Asks for an SVID with a new key.
+    pub(crate) fn svid(&self, token: &str, spiffe_id: &str) -> Result<Svid> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let asked = Asked::new(&key, token, spiffe_id)?;
+        let answer = self.netns.enter(|| -> Result<Vec<String>> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { asked.ask(self.channel().await?).await })
+        })??;
+        ensure!(answer.len() > 1, "the CA answered with {} certificates", answer.len());
+        let (roots, chain) = answer.split_last().context("the CA answered with nothing")?;
+        Ok(Svid { chain: chain.concat(), key: key.serialize_pem(), roots: roots.clone() })
+    }
+
+    /// Connects to it, from where this thread is.
+    async fn channel(&self) -> Result<Channel> {
+        let roots = Certificate::from_pem(&self.roots);
+        let tls = ClientTlsConfig::new().ca_certificate(roots).domain_name(&self.server_name);
+        Ok(Channel::from_shared(self.address.clone())?.tls_config(tls)?.connect().await?)
     }
 }
 

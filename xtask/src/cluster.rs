@@ -21,7 +21,11 @@ pub(crate) struct Options {
 #[derive(Subcommand)]
 enum Action {
     /// Start it, or find it running, and say what to try
-    Up,
+    Up {
+        /// With Istio's control plane beside it
+        #[arg(long)]
+        istiod: bool,
+    },
     /// Say what of it runs; exit code 1 where it is not up whole
     Status,
     /// Take it down, whatever state it is in
@@ -43,9 +47,9 @@ enum Action {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut command = Command::new(workspace::binaries(false).join("signet-cluster"));
     match &options.action {
-        Action::Up => {
-            prepare()?;
-            command.arg("up")
+        Action::Up { istiod } => {
+            prepare(if *istiod { Purpose::Istiod } else { Purpose::Cluster })?;
+            command.arg("up").args(istiod.then_some("--istiod"))
         }
         Action::Status => command.arg("status"),
         Action::Down => command.arg("down"),
@@ -60,11 +64,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     step::hand_over(&mut command, &[])
 }
 
-fn prepare() -> Result<()> {
+fn prepare(purpose: Purpose) -> Result<()> {
     if let Some(reason) = test::machine::lacks_for_nodes() {
         bail!("the cluster's nodes are network namespaces: {reason}");
     }
-    setup::ensure(Purpose::Cluster)?;
+    setup::ensure(purpose)?;
     build::binaries(false)?;
     image::write_for_tests()
 }

@@ -37,6 +37,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Run a cluster
     Cluster,
+    /// Run a cluster with Istio's control plane
+    Istiod,
     /// Run every test
     Test,
     /// Measure

@@ -18,7 +18,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Start it, or find it running, and say what to try
-    Up(Named),
+    Up {
+        #[command(flatten)]
+        cluster: Named,
+        /// With Istio's control plane beside it
+        #[arg(long)]
+        istiod: bool,
+    },
     /// Say what of it runs
     Status(Named),
     /// Take it down, whatever state it is in
@@ -64,7 +70,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Up(cluster) => command::up(&cluster.name).map(done),
+        Command::Up { cluster, istiod } => command::up(&cluster.name, istiod).map(done),
         Command::Status(cluster) => command::status(&cluster.name).map(|up| ExitCode::from(u8::from(!up))),
         Command::Down(cluster) => command::down(&cluster.name).map(done),
         Command::Exec(exec) => command::exec(&exec.cluster.name, &exec.node, &exec.argv),

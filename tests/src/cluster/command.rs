@@ -16,13 +16,14 @@ use super::{Cluster, Kubectl, machine, removal};
 ///
 /// # Errors
 /// A part is missing or did not come up.
-pub fn up(name: &str) -> Result<()> {
+pub fn up(name: &str, with_istiod: bool) -> Result<()> {
     let layout = Layout::of(name)?;
     let _lock = lock(&layout)?;
-    let found = layout.up_mark().exists() && down_parts(&layout).is_empty();
+    let has_istiod = || runs(&layout, ISTIOD) || !with_istiod;
+    let found = layout.up_mark().exists() && down_parts(&layout).is_empty() && has_istiod();
     if !found {
         eprintln!("cluster {name}: starting");
-        Cluster::start_named(name)?.keep()?;
+        start(name, with_istiod)?;
     }
     println!(
         "cluster {name}: {}\n\n{}",
@@ -30,6 +31,14 @@ pub fn up(name: &str) -> Result<()> {
         what_to_try(&layout)?
     );
     Ok(())
+}
+
+fn start(name: &str, with_istiod: bool) -> Result<()> {
+    let cluster = Cluster::start_named(name)?;
+    if with_istiod {
+        std::mem::forget(cluster.start_istiod()?);
+    }
+    cluster.keep()
 }
 
 /// Says what of the cluster runs; `false` where it is not up whole.
@@ -43,7 +52,7 @@ pub fn status(name: &str) -> Result<bool> {
         return Ok(false);
     }
     let down = down_parts(&layout);
-    for part in parts() {
+    for part in parts().into_iter().chain(runs(&layout, ISTIOD).then(|| ISTIOD.to_owned())) {
         println!("{part:<24} {}", if down.contains(&part) { "does not run" } else { "runs" });
     }
     let up = down.is_empty() && layout.up_mark().exists();
@@ -117,18 +126,20 @@ fn parts() -> Vec<String> {
     control.into_iter().chain(of_nodes).collect()
 }
 
-/// Those that do not run: each has a cgroup of its own.
+/// Those that do not run.
 fn down_parts(layout: &Layout) -> Vec<String> {
-    let runs = |part: &String| {
-        let of_node = NODES.iter().find_map(|node| Some((node, part.strip_prefix(node)?.strip_prefix('-')?)));
-        let cgroup = match of_node {
-            Some((node, unit)) => machine_cgroup(layout, node).join(unit),
-            None => layout.cgroup().join(CONTROL).join(part),
-        };
-        let events = cgroup.join("cgroup.events");
-        fs::read_to_string(events).is_ok_and(|events| events.contains("populated 1"))
+    parts().into_iter().filter(|part| !runs(layout, part)).collect()
+}
+
+/// Each part has a cgroup of its own.
+fn runs(layout: &Layout, part: &str) -> bool {
+    let of_node = NODES.iter().find_map(|node| Some((node, part.strip_prefix(node)?.strip_prefix('-')?)));
+    let cgroup = match of_node {
+        Some((node, unit)) => machine_cgroup(layout, node).join(unit),
+        None => layout.cgroup().join(CONTROL).join(part),
     };
-    parts().into_iter().filter(|part| !runs(part)).collect()
+    let events = cgroup.join("cgroup.events");
+    fs::read_to_string(events).is_ok_and(|events| events.contains("populated 1"))
 }
 
 /// Where the processes of a node's machine are.
@@ -159,5 +170,7 @@ pub const DEFAULT_NAME: &str = "dev";
 const CONTROL_PARTS: [&str; 6] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns", "forward"];
 const NODE_PARTS: [&str; 4] = ["machine", "containerd", "kubelet", "kube-proxy"];
+/// The part that is there only where it is asked for.
+const ISTIOD: &str = "istiod";
 /// The tag of the images.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -27,7 +27,7 @@ pub(crate) struct ControlPlane {
     kubectl: Kubectl,
     files: PathBuf,
     spot: Spot,
-    _netns: Netns,
+    netns: Netns,
 }
 
 impl ControlPlane {
@@ -53,7 +53,7 @@ impl ControlPlane {
         let scheduler = start("kube-scheduler", scheduler(&files)?)?;
         let dns = start("coredns", dns(&files)?)?;
         let components = vec![etcd, api_server, controllers, scheduler, dns, forward];
-        Ok(Self { components, kubectl, files, spot, _netns: netns })
+        Ok(Self { components, kubectl, files, spot, netns })
     }
 
     /// A command on its machine.
@@ -64,6 +64,16 @@ impl ControlPlane {
     /// Its processes.
     pub(crate) fn components(&self) -> &[Component] {
         &self.components
+    }
+
+    /// Where its processes start.
+    pub(crate) fn spot(&self) -> &Spot {
+        &self.spot
+    }
+
+    /// Its network namespace.
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// kubectl as the administrator.

@@ -1,5 +1,5 @@
 //! Signet on a cluster, as processes of its machines: `signetd` on each node, with the rights of its account at the API
-//! server, and `signet-ca` on the control plane's machine.
+//! server and a token bound to a pod of that node, and two replicas of `signet-ca` on the control plane's machine.
 //!
 //! Outside of pods, so that a test can stop, watch and restart them; how they are installed is for other tests.
 
@@ -17,20 +17,26 @@ use serde_json::{Value, json};
 
 pub use gate::Gate;
 
+use super::istiod::{self, Istiod};
 use super::network::CONTROL_IP;
 use super::release::NAMESPACE;
-use super::{Cluster, Helm, Node};
-use crate::manifests::Manifests;
+use super::{Ca, Cluster, Node, ca};
 use crate::process::{Process, stdout};
-use crate::token::{AUDIENCE, ISSUER, Issuer};
 use crate::{binaries, cgroup, wait};
 
-/// Signet on a cluster. Dropping it ends its processes.
+/// Signet on a cluster, with a CA of its own or somebody else's. Dropping it ends its processes.
 #[derive(Debug)]
-pub struct Signet {
+pub struct Signet<A = Ca> {
     engines: Vec<Engine>,
-    inventory: Manifests,
-    _ca: Process,
+    ca: A,
+}
+
+/// Where engines get their SVIDs, and for how long.
+#[derive(Clone, Copy, Debug)]
+struct Source<'a> {
+    server_name: &'a str,
+    roots: &'a Path,
+    ttl: &'a str,
 }
 
 /// `signetd` of one node.
@@ -49,28 +55,38 @@ impl Signet {
     /// # Errors
     /// One did not become ready; carries the end of its log.
     pub fn start(cluster: &Cluster) -> Result<Self> {
-        let directory = cluster.layout.directory().join("signet");
-        fs::create_dir_all(&directory)?;
-        cluster.kubectl().create_namespace(NAMESPACE)?;
-        cluster.kubectl().apply(&Helm::new(cluster)?.template(Some("signetd-account.yaml"), &[])?)?;
-        let kubeconfig = directory.join("kubeconfig");
-        cluster.write_account_kubeconfig(NAMESPACE, "signetd", &kubeconfig)?;
-        let inventory = Manifests::add(directory.join("inventory"))?;
-        let issuer = Issuer::new()?;
-        let ca = start_ca(cluster, &directory, &issuer, &inventory)?;
-        let mut engines = Vec::new();
-        for node in cluster.nodes() {
-            let mut engine = Engine::prepare(cluster, node, &directory, &issuer, &kubeconfig)?;
-            engine.start(node)?;
-            engines.push(engine);
-        }
-        let signet = Self { engines, inventory, _ca: ca };
-        for (engine, node) in signet.engines.iter().zip(cluster.nodes()) {
-            engine.wait_ready(node)?;
-        }
-        Ok(signet)
+        Self::start_with(cluster, "1h", &json!({}))
     }
 
+    /// The same, with SVIDs that live so long, and with settings over the CA's configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(cluster: &Cluster, ttl: &str, settings: &Value) -> Result<Self> {
+        cluster.add_engine_account()?;
+        let ca = Ca::start(cluster, 2, settings)?;
+        let source = Source { server_name: ca::SERVER_NAME, roots: ca.roots(), ttl };
+        let engines = start_engines(cluster, source)?;
+        Ok(Self { engines, ca })
+    }
+}
+
+impl<'a> Signet<Istiod<'a>> {
+    /// Starts both engines with istiod as their CA, and waits until they are ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_istiod(cluster: &Cluster, istiod: Istiod<'a>) -> Result<Self> {
+        cluster.add_engine_account()?;
+        let roots = cluster.layout.directory().join("istiod-roots.pem");
+        fs::write(&roots, istiod.roots())?;
+        let source = Source { server_name: istiod::SERVER_NAME, roots: &roots, ttl: "1h" };
+        let engines = start_engines(cluster, source)?;
+        Ok(Self { engines, ca: istiod })
+    }
+}
+
+impl<A> Signet<A> {
     /// The engine of a node.
     ///
     /// # Errors
@@ -94,21 +110,10 @@ impl Signet {
         &self.engines
     }
 
-    /// Has the CA sign for the service account `default` of a namespace, on both nodes. Its inventory is a directory.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn admit(&self, namespace: &str) -> Result<()> {
-        let pod = |engine: &Engine| {
-            json!({
-                "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": format!("any-{}", engine.node), "namespace": namespace, "uid": engine.node},
-                "spec": {"nodeName": engine.node, "containers": []},
-            })
-            .to_string()
-        };
-        let pods: Vec<String> = self.engines.iter().map(pod).collect();
-        self.inventory.put(namespace, &pods.join("\n---\n"))
+    /// Its CA.
+    #[must_use]
+    pub fn ca(&self) -> &A {
+        &self.ca
     }
 
     /// Waits until both engines know a pod with an address and as one of the mesh or not, and its own has taken it up.
@@ -128,24 +133,19 @@ impl Signet {
 }
 
 impl Engine {
-    fn prepare(
-        cluster: &Cluster,
-        node: &Node,
-        directory: &Path,
-        issuer: &Issuer,
-        kubeconfig: &Path,
-    ) -> Result<Self> {
+    fn prepare(cluster: &Cluster, node: &Node, directory: &Path, source: Source<'_>) -> Result<Self> {
         let name = node.name();
         let token = directory.join(format!("{name}.token"));
-        issuer.write_node_token(name, &token)?;
+        cluster.add_daemon_pod(name)?;
+        fs::write(&token, cluster.node_token(name)?)?;
         let socket = directory.join(format!("{name}.sock"));
         let config = json!({
             "instance": format!("{}-{name}", cluster.name()),
             "node": {"name": name, "zone": format!("zone-{name}")},
-            "source": {"kubernetes": {"kubeconfig": kubeconfig}},
+            "source": {"kubernetes": {"kubeconfig": directory.join("kubeconfig")}},
             "ca": {"istio": {
-                "address": format!("https://{CONTROL_IP}:15012"), "serverName": SERVER_NAME,
-                "roots": directory.join("root/root-cert.pem"), "token": token, "ttl": "1h",
+                "address": format!("https://{CONTROL_IP}:15012"), "serverName": source.server_name,
+                "roots": source.roots, "token": token, "ttl": source.ttl,
             }},
             "capture": {"cgroupRoot": cgroup::mount()?.join(node.cgroup_root())},
             "listen": {"admin": socket},
@@ -226,28 +226,20 @@ impl Engine {
     }
 }
 
-fn start_ca(cluster: &Cluster, directory: &Path, issuer: &Issuer, inventory: &Manifests) -> Result<Process> {
-    let jwks = directory.join("jwks.json");
-    fs::write(&jwks, issuer.jwks()?.to_string())?;
-    let config = json!({
-        "trustDomain": "cluster.local",
-        "listen": {"grpc": format!("{CONTROL_IP}:15012"), "metrics": "0.0.0.0:15014"},
-        "root": {"directory": directory.join("root")},
-        "serving": {"names": [SERVER_NAME], "addresses": [CONTROL_IP]},
-        "tokens": {
-            "jwks": jwks, "issuer": ISSUER, "audience": AUDIENCE,
-            "trustedNodeAccounts": ["signet-system/signetd"],
-        },
-        "inventory": {"files": {"directory": inventory.directory()}},
-    });
-    let path = directory.join("signet-ca.yaml");
-    fs::write(&path, config.to_string())?;
-    let argv = [text(&binaries::path("signet-ca")?)?, "--config".to_owned(), text(&path)?];
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let log = cluster.layout.log("signet-ca");
-    let process = Process::start(cluster.outside(&argv)?, &log)?;
-    wait_healthy("signet-ca", "15014", &log, |argv| cluster.outside(argv))?;
-    Ok(process)
+fn start_engines(cluster: &Cluster, source: Source<'_>) -> Result<Vec<Engine>> {
+    let directory = cluster.layout.directory().join("signet");
+    fs::create_dir_all(&directory)?;
+    cluster.write_account_kubeconfig(NAMESPACE, "signetd", &directory.join("kubeconfig"))?;
+    let mut engines = Vec::new();
+    for node in cluster.nodes() {
+        let mut engine = Engine::prepare(cluster, node, &directory, source)?;
+        engine.start(node)?;
+        engines.push(engine);
+    }
+    for (engine, node) in engines.iter().zip(cluster.nodes()) {
+        engine.wait_ready(node)?;
+    }
+    Ok(engines)
 }
 
 fn wait_healthy(
@@ -270,11 +262,9 @@ fn wait_healthy(
     })
 }
 
-fn text(path: &Path) -> Result<String> {
+pub(super) fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).context("a path in UTF-8")
 }
 
-/// The name in the CA's certificate.
-const SERVER_NAME: &str = "signet-ca.signet-system.svc";
 /// For a machine that is busy with a build.
 const WITHIN: Duration = Duration::from_secs(90);

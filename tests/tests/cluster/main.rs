@@ -2,11 +2,15 @@
 //!
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
+mod ca;
+mod ca_outages;
 mod chart;
 mod dashboard;
 mod engine;
 mod images;
 mod installed;
+mod issuing;
+mod istiod;
 mod lifecycle;
 mod mesh;
 mod network;
@@ -14,6 +18,7 @@ mod probes;
 mod rights;
 mod services;
 mod shared;
+mod turns;
 mod unknown;
 
 use signet_testkit::harness::{self, Test};
@@ -22,6 +27,7 @@ use signet_testkit::tests;
 fn main() {
     // A cluster takes the memory and the start-up work of a dozen testbeds: two at a time are enough for two cores.
     let conclusion = harness::run(TABLES, 2);
+    issuing::end();
     mesh::end();
     shared::end();
     conclusion.exit();
@@ -36,9 +42,12 @@ const TABLES: &[&[Test]] = &[
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,
+    ca::TESTS,
+    ca_outages::TESTS,
     chart::TESTS,
     rights::TESTS,
     images::TESTS,
     engine::TESTS,
+    istiod::TESTS,
     lifecycle::TESTS,
 ];

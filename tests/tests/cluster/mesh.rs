@@ -72,7 +72,6 @@ impl Meshed {
 
     pub(crate) fn namespace(&self, name: &str, enrolled: bool) -> Result<()> {
         self.kubectl().create_namespace(name)?;
-        self.signet.admit(name)?;
         if enrolled { self.label(name, "istio.io/dataplane-mode=ambient") } else { Ok(()) }
     }
 

@@ -44,8 +44,8 @@ impl Server {
     /// There is no loopback.
     pub async fn start() -> Self {
         let (tx, asked) = mpsc::channel(64);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port of loopback");
+        let address = format!("http://{}", listener.local_addr().expect("it listens"));
         let router = axum::Router::new().fallback(ask).with_state(tx);
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { address, asked }
@@ -57,8 +57,8 @@ impl Server {
     /// The address is none.
     #[must_use]
     pub fn client(&self, account: &'static str) -> ApiServer {
-        let config = Config::new(self.address.parse().unwrap());
-        ApiServer::with(config, account).unwrap()
+        let config = Config::new(self.address.parse().expect("it is a URL"));
+        ApiServer::with(config, account).expect("nothing of it can be wrong")
     }
 
     /// Nobody waits for an answer.
@@ -71,7 +71,10 @@ impl Server {
     /// # Panics
     /// Nobody asks.
     pub async fn next(&mut self) -> Asked {
-        tokio::time::timeout(DEADLINE, self.asked.recv()).await.expect("somebody asks").unwrap()
+        tokio::time::timeout(DEADLINE, self.asked.recv())
+            .await
+            .expect("somebody asks")
+            .expect("the server runs")
     }
 }
 
@@ -118,7 +121,7 @@ impl Asked {
     pub fn watch(self, events: &[Value]) -> Watching {
         let (tx, rx) = mpsc::channel(16);
         for event in events {
-            tx.try_send(Ok(Bytes::from(format!("{event}\n")))).unwrap();
+            tx.try_send(Ok(Bytes::from(format!("{event}\n")))).expect("there is room for 16");
         }
         self.say(Response::new(Body::from_stream(ReceiverStream::new(rx))));
         tx
@@ -146,7 +149,7 @@ fn status(code: u16, reason: &str) -> Response {
     let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason,
         "reason": reason, "code": code});
     let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    *response.status_mut() = StatusCode::from_u16(code).expect("the test gives a status");
     response
 }
 

