@@ -1,12 +1,10 @@
 //! Signet on real nodes: pods that kubelets start, found by their cgroups, enrolled by labels, and their traffic as it
 //! crosses the link between the nodes.
 
-use std::ops::Deref;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use signet_testkit::capture::Packets;
 use signet_testkit::cluster::{Cluster, Kubectl, Signet, Wire};
@@ -15,6 +13,7 @@ use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
+use crate::turns::{Turn, Turns};
 use crate::{dashboard, probes, services};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
@@ -320,53 +319,19 @@ fn an_api_server_that_is_away_stops_no_traffic_and_loses_no_change() -> Result<(
     mesh.signet.wait_for_pod("steady", "client", false)
 }
 
-/// The mesh, for as long as a test uses it. It goes with the last of them: a machine has inotify instances for a few
-/// kubelets only.
-pub(crate) struct InUse<G> {
-    mesh: Arc<Meshed>,
-    _lock: G,
-}
-
-impl<G> Deref for InUse<G> {
-    type Target = Meshed;
-
-    fn deref(&self) -> &Meshed {
-        &self.mesh
-    }
-}
-
-impl<G> Drop for InUse<G> {
-    fn drop(&mut self) {
-        if LEFT.fetch_sub(1, Ordering::AcqRel) == 1 {
-            end();
-        }
-    }
-}
-
 /// Together with others.
-pub(crate) fn mesh() -> Result<InUse<RwLockReadGuard<'static, ()>>> {
-    let lock = LOCK.read().map_err(|_| anyhow!("the test that was alone panicked"))?;
-    Ok(InUse { mesh: started()?, _lock: lock })
+pub(crate) fn mesh() -> Result<Turn<Meshed, RwLockReadGuard<'static, ()>>> {
+    TURNS.together()
 }
 
 /// With no other.
-pub(crate) fn alone() -> Result<InUse<RwLockWriteGuard<'static, ()>>> {
-    let lock = LOCK.write().map_err(|_| anyhow!("the test that was alone panicked"))?;
-    Ok(InUse { mesh: started()?, _lock: lock })
-}
-
-/// The cluster of these tests; started by the first that asks.
-fn started() -> Result<Arc<Meshed>> {
-    let mut shared = SHARED.lock().map_err(|_| anyhow!("the shared mesh panicked while it started"))?;
-    let start = || Meshed::start().map(Arc::new).map_err(|error| format!("{error:#}"));
-    shared.get_or_insert_with(start).clone().map_err(|error| anyhow!("no shared mesh: {error}"))
+pub(crate) fn alone() -> Result<Turn<Meshed, RwLockWriteGuard<'static, ()>>> {
+    TURNS.alone()
 }
 
 /// Takes it down. Called after the last test too, where not all of these have run.
 pub(crate) fn end() {
-    if let Ok(mut shared) = SHARED.lock() {
-        shared.take();
-    }
+    TURNS.end();
 }
 
 pub(crate) fn server(namespace: &str) -> String {
@@ -408,10 +373,7 @@ const IMAGE: &str = "signet-workload";
 /// Pods that connect at once.
 const EARLY_PODS: usize = 20;
 
-/// Tests that have not used the mesh yet.
-static LEFT: AtomicUsize =
-    AtomicUsize::new(TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len() + services::TESTS.len());
-/// Held by every test that uses the mesh, for writing by one that breaks it for a while.
-static LOCK: RwLock<()> = RwLock::new(());
-/// Written by the first test that asks and by [`end`]; read by every test.
-static SHARED: Mutex<Option<Result<Arc<Meshed>, String>>> = Mutex::new(None);
+static TURNS: Turns<Meshed> = Turns::new(
+    TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len() + services::TESTS.len(),
+    Meshed::start,
+);
