@@ -77,7 +77,7 @@ fn nobody_else_gets_in(mesh: &Meshed, url: &str) -> Result<()> {
 fn exec_logs_and_port_forward(mesh: &Meshed) -> Result<()> {
     let kubectl = mesh.kubectl();
     let said = kubectl.exec("probed", "server", &["echo", "hello"])?;
-    ensure!(said == "hello\n", "exec said {said:?}");
+    ensure!(said == "hello", "exec said {said:?}");
     let log = kubectl.logs("probed", "server")?;
     ensure!(log.contains("response:200"), "the log has no probe: {log}");
     let log = tempfile::NamedTempFile::new()?;
