@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 use signet_testkit::capture::Capture;
@@ -91,6 +91,8 @@ fn a_restarted_engine_adopts_its_pins_without_a_gap() -> Result<()> {
 fn without_its_ca_a_new_workload_waits_and_leaks_nothing() -> Result<()> {
     let mesh = Mesh::start_with("24h", &json!({"timeouts": {"svid": "2s"}}))?;
     mesh.ca.kill()?;
+    let Err(checked) = mesh.n1.signet_text(&["check"]) else { bail!("signet check finds nothing") };
+    ensure!(format!("{checked:#}").contains("does the CA run"), "signet check says {checked:#}");
     let pair = Pair::start(&mesh, "orphan")?;
     let capture = Capture::start(mesh.n1.host(), "eth0", "orphan")?;
     pair.client.dial(&pair.v4(), &["--text", MARKER])?.refused()?;

@@ -99,6 +99,12 @@ fn the_signet_commands_show_what_is_there() -> Result<()> {
         let table = mesh.n1.signet_text(&[command])?;
         ensure!(!table.trim().is_empty(), "signet {command} shows nothing");
     }
+    let checks = mesh.n1.signet(&["check"])?;
+    for name in ["ca", "conflicts", "capture"] {
+        let line =
+            rows(&checks).find(|row| row["name"] == name).with_context(|| format!("no {name}: {checks}"))?;
+        ensure!(line["ok"] == true, "{line}");
+    }
     ensure!(mesh.n1.signet_text(&["workloads"])?.contains("client"), "the table lacks the pod");
     Ok(())
 }

@@ -46,6 +46,8 @@ pub struct Sources {
     pub connections: Read<ConnectionView>,
     /// [`crate::kernel::preflight`]; may block.
     pub preflight: Read<Finding>,
+    /// The CA and the API server, asked right now; may block.
+    pub probes: Read<Finding>,
     /// All metrics.
     pub registry: Arc<Registry>,
 }

@@ -6,6 +6,7 @@
 //! refusing what would have come to us.
 
 mod capture;
+mod probes;
 mod proxies;
 mod removal;
 
@@ -21,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, About, Listening, Sources};
 use crate::config::{self, Ca, Config, ConfigError, Source};
-use crate::discovery::{DiscoveryOptions, Files, Health, Kubernetes, Origin};
+use crate::discovery::{ApiServer, DiscoveryOptions, Files, Health, Kubernetes, Origin};
 use crate::drain::{Drain, Watch};
 use crate::kernel::{self, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
@@ -37,6 +38,7 @@ use crate::state::{Event, RangeKind, Ranges, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 
+use self::probes::Probes;
 use self::proxies::Proxies;
 
 pub use self::removal::{uninstall, withdraw};
@@ -141,7 +143,7 @@ impl Engine {
         let claim = Kernel::claim(&capture.pin_root, capture.mount_bpffs)?;
         let (mut kernel, kernel_events) = Kernel::load(&capture)?;
         kernel.register(&mut registry);
-        let svids = svid_store(config, &mut registry)?;
+        let (svids, authority) = svid_store(config, &mut registry)?;
         let state = Arc::new(State::new(&config.mesh.root_namespace));
         let statuses = Statuses::default();
         let (epoch, policy_epoch) = watch::channel(state.epoch());
@@ -156,8 +158,9 @@ impl Engine {
         let options = capture::node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
-        let Started { task: source, events, health } =
+        let Started { task: source, events, health, api_server } =
             start_source(config, &mut registry, drain.clone()).await?;
+        let probes = Probes { authority, api_server };
         let sources = Sources {
             about: about(config, started),
             statuses,
@@ -166,6 +169,7 @@ impl Engine {
             certificates: Box::new(move || svids.certificates()),
             connections: Box::new(move || [connections.views(), direct.views()].concat()),
             preflight: Box::new(move || kernel::preflight(&capture)),
+            probes: Box::new(move || probes.findings()),
             registry: Arc::new(registry),
         };
         let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
@@ -258,14 +262,16 @@ async fn write_down(mut ends: mpsc::Receiver<Vec<DirectEnd>>, direct: Arc<Direct
     }
 }
 
-fn svid_store(config: &Config, registry: &mut Registry) -> Result<Store> {
+/// The store, and the CA where it is one that can be asked whether it is there.
+fn svid_store(config: &Config, registry: &mut Registry) -> Result<(Store, Option<Arc<IstioAuthority>>)> {
     Ok(match config.ca.clone() {
         Ca::Istio { address, server_name, roots, token, ttl } => {
             let cluster = config.mesh.cluster.clone();
             let options = IstioOptions { address, server_name, roots, token, ttl, cluster };
-            Store::new(IstioAuthority::new(options)?, registry)
+            let authority = Arc::new(IstioAuthority::new(options)?);
+            (Store::new(authority.clone(), registry), Some(authority))
         }
-        Ca::File { directory } => Store::new(FileAuthority::new(directory), registry),
+        Ca::File { directory } => (Store::new(FileAuthority::new(directory), registry), None),
     })
 }
 
@@ -274,6 +280,7 @@ struct Started {
     task: JoinHandle<()>,
     events: mpsc::Receiver<Event>,
     health: Option<Health>,
+    api_server: Option<ApiServer>,
 }
 
 async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) -> Result<Started> {
@@ -285,13 +292,14 @@ async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) ->
         Source::Files { directory } => {
             let options = discovery_options(config, Origin::Directory);
             let files = Files::open(directory.clone(), options, registry)?;
-            Ok(Started { task: tokio::spawn(run_files(files, events_tx, drain)), events, health: None })
+            let task = tokio::spawn(run_files(files, events_tx, drain));
+            Ok(Started { task, events, health: None, api_server: None })
         }
         Source::Kubernetes { kubeconfig } => {
             let options = discovery_options(config, Origin::Cluster { node: config.node.name.clone() });
             let source = Kubernetes::open(kubeconfig.as_deref(), options, registry).await?;
-            let health = Some(source.health());
-            Ok(Started { task: tokio::spawn(source.run(events_tx, drain)), events, health })
+            let (health, api_server) = (Some(source.health()), Some(source.api_server()));
+            Ok(Started { task: tokio::spawn(source.run(events_tx, drain)), events, health, api_server })
         }
     }
 }

@@ -37,7 +37,7 @@ use signet_identity::TrustDomain;
 use crate::config::SameNode;
 
 pub use files::Files;
-pub use kubernetes::{ClientError, Health, Kubernetes, WithdrawError, withdraw};
+pub use kubernetes::{ApiServer, ClientError, Health, Kubernetes, WithdrawError, withdraw};
 
 /// What a source needs to know, from `config`.
 #[derive(Clone, Debug)]

@@ -38,6 +38,7 @@ use crate::footprint;
 
 mod cgroup;
 mod clock;
+mod conflicts;
 mod diag;
 mod direct;
 mod error;

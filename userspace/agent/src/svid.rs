@@ -20,6 +20,8 @@ mod metrics;
 mod schedule;
 mod store;
 
+use std::sync::Arc;
+
 use signet_identity::{SpiffeId, X509Svid};
 
 use crate::addr::WorkloadUid;
@@ -38,6 +40,13 @@ pub trait Authority: Send + Sync + 'static {
         workload: &WorkloadUid,
         id: &SpiffeId,
     ) -> impl Future<Output = Result<X509Svid, FetchError>> + Send;
+}
+
+/// For one that others ask too.
+impl<A: Authority> Authority for Arc<A> {
+    async fn fetch(&self, workload: &WorkloadUid, id: &SpiffeId) -> Result<X509Svid, FetchError> {
+        (**self).fetch(workload, id).await
+    }
 }
 
 /// What `signet certificates` shows.

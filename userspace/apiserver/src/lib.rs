@@ -9,6 +9,7 @@
 //! answer ends up in somebody else's log. It knows nothing of what the objects mean.
 
 mod ask;
+mod clock;
 mod connect;
 mod fault;
 mod follow;

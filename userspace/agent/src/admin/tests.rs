@@ -23,6 +23,7 @@ fn sources() -> Arc<Sources> {
         source: None,
         certificates: Box::new(Vec::new),
         connections: Box::new(Vec::new),
+        probes: Box::new(Vec::new),
         preflight: Box::new(|| vec![Finding { name: "btf".into(), ok: true, detail: "found".into() }]),
         registry: Arc::new(Registry::default()),
     })

@@ -169,6 +169,7 @@ pub(super) fn check(sources: &Sources) -> Vec<Finding> {
     let mut findings = (sources.preflight)();
     findings.push(capture_condition(sources.statuses.attached()));
     findings.extend(source_finding(sources));
+    findings.extend((sources.probes)());
     findings.push(workload_finding(&sources.statuses.all()));
     findings.push(certificate_finding(sources));
     findings.push(policy_finding(&policies(sources)));

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::Value;
-use signet_apiserver::{ApiServer, ConnectError, Follower, Heard, Kind, Resource, Seen};
+use signet_apiserver::{ConnectError, Follower, Heard, Kind, Resource, Seen};
 use signet_manifests::{Document, DocumentError};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,7 +32,7 @@ use crate::state::Event;
 use crate::telemetry::Registry;
 
 pub use self::withdraw::{WithdrawError, withdraw};
-pub use signet_apiserver::Health;
+pub use signet_apiserver::{ApiServer, Health};
 
 use self::subject::{Custom, Progress, Subject, served_version};
 
@@ -106,6 +106,12 @@ impl Kubernetes {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.clone()
+    }
+
+    /// For questions that are not the source's.
+    #[must_use]
+    pub fn api_server(&self) -> ApiServer {
+        self.api_server.clone()
     }
 
     /// Sends everything, then `Synced`, then changes as they happen, until the drain begins or nobody listens.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::cgroup::cgroup2_mount;
+use super::conflicts::conflicts;
 use super::diag;
 use super::object::{self, is_on_bpffs};
 use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
@@ -34,12 +35,13 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
         bpffs(&options.pin_root, options.mount_bpffs),
         capabilities(),
         destroy(),
+        conflicts(),
     ];
     findings.extend(program_types());
     findings
 }
 
-fn finding(name: &str, result: Result<String, String>) -> Finding {
+pub(super) fn finding(name: &str, result: Result<String, String>) -> Finding {
     let ok = result.is_ok();
     Finding { name: name.into(), ok, detail: result.unwrap_or_else(|problem| problem) }
 }

@@ -27,6 +27,7 @@ use crate::addr::WorkloadUid;
 
 mod answer;
 mod connection;
+mod reach;
 mod refusal;
 
 pub use connection::AddressError;

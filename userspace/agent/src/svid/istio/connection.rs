@@ -83,7 +83,7 @@ impl Target {
 
     /// A channel that connects when it is first used, and again when the connection broke.
     pub(super) fn channel(&self, roots: &[u8]) -> Result<Channel, String> {
-        let tls = TlsConnector::from(Arc::new(client_config(roots)?));
+        let tls = self.connector(roots)?;
         let target = Arc::new(self.clone());
         let connector = tower::service_fn(move |_: Uri| {
             let (target, tls) = (target.clone(), tls.clone());
@@ -97,7 +97,11 @@ impl Target {
             .connect_with_connector_lazy(connector))
     }
 
-    async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, ConnectError> {
+    pub(super) fn connector(&self, roots: &[u8]) -> Result<TlsConnector, String> {
+        Ok(TlsConnector::from(Arc::new(client_config(roots)?)))
+    }
+
+    pub(super) async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, ConnectError> {
         let connect = async {
             let tcp = TcpStream::connect((&*self.host, self.port)).await.map_err(ConnectError::Tcp)?;
             tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
