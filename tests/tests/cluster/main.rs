@@ -14,6 +14,7 @@ mod istiod;
 mod lifecycle;
 mod mesh;
 mod network;
+mod pods;
 mod probes;
 mod rights;
 mod services;
@@ -38,6 +39,7 @@ const TABLES: &[&[Test]] = &[
     network::TESTS,
     mesh::TESTS,
     probes::TESTS,
+    pods::TESTS,
     services::TESTS,
     dashboard::TESTS,
     installed::TESTS,

@@ -14,7 +14,7 @@ use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
 use crate::turns::{Turn, Turns};
-use crate::{dashboard, probes, services};
+use crate::{dashboard, pods, probes, services};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     pods_on_two_nodes_talk_mtls_by_address_and_by_service,
@@ -374,6 +374,6 @@ const IMAGE: &str = "signet-workload";
 const EARLY_PODS: usize = 20;
 
 static TURNS: Turns<Meshed> = Turns::new(
-    TESTS.len() + dashboard::TESTS.len() + probes::TESTS.len() + services::TESTS.len(),
+    TESTS.len() + dashboard::TESTS.len() + pods::TESTS.len() + probes::TESTS.len() + services::TESTS.len(),
     Meshed::start,
 );
