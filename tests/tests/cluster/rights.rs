@@ -1,4 +1,4 @@
-//! The rights of `signetd`'s account: each verb of each rule of the chart is needed, and named where it is missing.
+//! The rights of both accounts: each verb of each rule of the chart is needed, and named where it is missing.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use crate::shared::{self, WITHIN};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     each_right_of_signetd_that_is_missing_is_named_with_its_verb_and_resource,
+    each_right_of_signet_ca_that_is_missing_is_named_with_its_verb_and_resource,
 );
 
 /// One engine after the other as a process of a node, with the account's role less one verb.
@@ -21,17 +22,12 @@ fn each_right_of_signetd_that_is_missing_is_named_with_its_verb_and_resource() -
     for file in std::fs::read_dir(release::chart("crds"))? {
         kubectl.apply(&std::fs::read_to_string(file?.path())?)?;
     }
-    kubectl.create_namespace("rights")?;
-    kubectl.run(&["create", "serviceaccount", "engine", "--namespace=rights"])?;
-    let binding =
-        ["create", "clusterrolebinding", ROLE, "--clusterrole", ROLE, "--serviceaccount=rights:engine"];
-    kubectl.run(&binding)?;
-    let rules = rules(&cluster)?;
-    let engine = Engine::prepare(&cluster)?;
+    let account = Account::make(kubectl, "rights-engine")?;
+    let rules = rules(&cluster, "signetd-account.yaml")?;
+    let engine = Engine::prepare(&cluster, &account)?;
     let mut tried = 0;
     for right in rights(&rules) {
-        kubectl.apply(&role(&right.without(&rules)).to_string())?;
-        right.wait_until_it_is_missing(kubectl)?;
+        account.has_all_but(&right, &rules)?;
         engine.says(&cluster.nodes()[0], &right)?;
         tried += 1;
     }
@@ -39,9 +35,61 @@ fn each_right_of_signetd_that_is_missing_is_named_with_its_verb_and_resource() -
     Ok(())
 }
 
+/// The same for the CA, which begins each time without a root, with roots of somebody else published in one namespace and none in another. What it does only
+/// when it is asked for a certificate is for other tests.
+fn each_right_of_signet_ca_that_is_missing_is_named_with_its_verb_and_resource() -> Result<()> {
+    let cluster = shared::cluster()?;
+    let kubectl = cluster.kubectl();
+    let account = Account::make(kubectl, "rights-ca")?;
+    let rules = rules(&cluster, "ca-account.yaml")?;
+    let ca = Ca::prepare(&cluster, &account)?;
+    let mut tried = 0;
+    for right in rights(&rules).iter().filter(|right| !WHEN_ASKED.contains(&(&right.verb, &right.resource))) {
+        account.has_all_but(right, &rules)?;
+        ca.says(&cluster, right)?;
+        tried += 1;
+    }
+    ensure!(tried >= 10, "only {tried} rights: the test looks at the wrong things");
+    Ok(())
+}
+
+/// A service account `any` in a namespace of its own, with a role of the same name.
+struct Account<'k> {
+    kubectl: &'k Kubectl,
+    name: &'static str,
+}
+
+impl<'k> Account<'k> {
+    fn make(kubectl: &'k Kubectl, name: &'static str) -> Result<Self> {
+        kubectl.create_namespace(name)?;
+        kubectl.run(&["create", "serviceaccount", "any", "--namespace", name])?;
+        let account = format!("--serviceaccount={name}:any");
+        kubectl.run(&["create", "clusterrolebinding", name, "--clusterrole", name, &account])?;
+        Ok(Self { kubectl, name })
+    }
+
+    /// The API server's authorizer hears of a changed role a moment later.
+    fn has_all_but(&self, right: &Right, rules: &[Value]) -> Result<()> {
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": self.name}, "rules": right.without(rules),
+        });
+        self.kubectl.apply(&role.to_string())?;
+        let (account, resource) = (format!("--as=system:serviceaccount:{}:any", self.name), right.object());
+        wait::until(&format!("the account lacks {} on {resource}", right.verb), WITHIN, || {
+            let ask = ["auth", "can-i", &right.verb, &resource, "--all-namespaces", &account];
+            let output = self.kubectl.command(&ask).output().context("cannot run kubectl")?;
+            ensure!(!output.status.success(), "it has it");
+            Ok(())
+        })
+    }
+}
+
 /// A verb on a resource of a rule.
 struct Right {
     rule: usize,
+    /// The one object that the rule is about, where it names any.
+    name: Option<String>,
     group: String,
     resource: String,
     verb: String,
@@ -69,23 +117,15 @@ impl Right {
         if rules[self.rule]["resources"] == json!([]) {
             rules.remove(self.rule);
         }
-        rules.push(reduced);
+        if reduced["verbs"] != json!([]) {
+            rules.push(reduced);
+        }
         rules
     }
 
-    /// The API server's authorizer hears of a changed role a moment later.
-    fn wait_until_it_is_missing(&self, kubectl: &Kubectl) -> Result<()> {
-        let can = |verb: &str| {
-            let account = "--as=system:serviceaccount:rights:engine";
-            let resource = self.resource();
-            let ask = ["auth", "can-i", verb, &resource, "--all-namespaces", account];
-            let output = kubectl.command(&ask).output().context("cannot run kubectl")?;
-            anyhow::Ok(output.status.success())
-        };
-        wait::until(&format!("the account lacks {} on {}", self.verb, self.resource()), WITHIN, || {
-            ensure!(!can(&self.verb)?, "it has it");
-            Ok(())
-        })
+    /// As `kubectl auth can-i` asks for it.
+    fn object(&self) -> String {
+        self.name.iter().fold(self.resource(), |resource, name| format!("{resource}/{name}"))
     }
 }
 
@@ -95,37 +135,33 @@ fn rights(rules: &[Value]) -> Vec<Right> {
     let words = |list: &Value| -> Vec<String> {
         list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    for (index, rule) in rules.iter().enumerate() {
+    for (rule_index, rule) in rules.iter().enumerate() {
         let group = words(&rule["apiGroups"]).concat();
+        let name = words(&rule["resourceNames"]).first().cloned();
         for resource in words(&rule["resources"]) {
             for verb in words(&rule["verbs"]) {
-                rights.push(Right { rule: index, group: group.clone(), resource: resource.clone(), verb });
+                let (name, group, resource) = (name.clone(), group.clone(), resource.clone());
+                rights.push(Right { rule: rule_index, name, group, resource, verb });
             }
         }
     }
     rights
 }
 
-/// Of the chart's ClusterRole.
-fn rules(cluster: &Cluster) -> Result<Vec<Value>> {
-    let account = Helm::new(cluster)?.template(Some("signetd-account.yaml"), &[])?;
+/// Of all roles in one of the chart's templates.
+fn rules(cluster: &Cluster, template: &str) -> Result<Vec<Value>> {
+    let account = Helm::new(cluster)?.template(Some(template), &[])?;
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), account)?;
     let path = file.path().to_str().context("a path in UTF-8")?;
     let client = ["create", "--dry-run=client", "--output=json", "--filename", path];
     let said = cluster.kubectl().run(&client)?;
     // One object after the other.
-    let mut objects = serde_json::Deserializer::from_str(&said).into_iter::<Value>().filter_map(Result::ok);
-    let role =
-        objects.find(|object| object["kind"] == "ClusterRole").context("the chart has no ClusterRole")?;
-    role["rules"].as_array().cloned().context("it has rules")
-}
-
-fn role(rules: &[Value]) -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": {"name": ROLE}, "rules": rules,
-    })
+    let objects = serde_json::Deserializer::from_str(&said).into_iter::<Value>().filter_map(Result::ok);
+    let rules =
+        objects.filter_map(|object| object["rules"].as_array().cloned()).flatten().collect::<Vec<_>>();
+    ensure!(!rules.is_empty(), "{template} has no rules");
+    Ok(rules)
 }
 
 /// `signetd` beside the node's own pods: its cgroup root has none.
@@ -135,10 +171,10 @@ struct Engine {
 }
 
 impl Engine {
-    fn prepare(cluster: &Cluster) -> Result<Self> {
+    fn prepare(cluster: &Cluster, account: &Account<'_>) -> Result<Self> {
         let (folder, config) = (tempfile::tempdir()?, tempfile::NamedTempFile::new()?);
         let kubeconfig = folder.path().join("kubeconfig");
-        cluster.write_account_kubeconfig("rights", "engine", &kubeconfig)?;
+        cluster.write_account_kubeconfig(account.name, "any", &kubeconfig)?;
         let root = cgroup::mount()?.join(cluster.nodes()[0].cgroup_root()).join("system");
         let text = json!({
             "instance": "cluster-rights", "node": {"name": "n1"},
@@ -170,6 +206,58 @@ impl Engine {
     }
 }
 
-const ROLE: &str = "signet-rights-test";
+/// `signet-ca` outside of the nodes.
+struct Ca {
+    config: tempfile::NamedTempFile,
+    folder: tempfile::TempDir,
+    namespace: &'static str,
+}
+
+impl Ca {
+    fn prepare(cluster: &Cluster, account: &Account<'_>) -> Result<Self> {
+        let (folder, config) = (tempfile::tempdir()?, tempfile::NamedTempFile::new()?);
+        let kubeconfig = folder.path().join("kubeconfig");
+        cluster.write_account_kubeconfig(account.name, "any", &kubeconfig)?;
+        let text = json!({
+            "trustDomain": "cluster.local", "listen": {"grpc": "127.0.0.1:15112", "metrics": "127.0.0.1:15114"},
+            "root": {"secret": {"name": "signet-ca-root", "namespace": account.name}},
+            "serving": {"names": ["signet-ca"]},
+            "tokens": {"review": {}, "audience": "istio-ca", "trustedNodeAccounts": ["signet-system/signetd"]},
+            "inventory": {"kubernetes": {}}, "publish": {"configMap": "istio-ca-root-cert"},
+            "kubernetes": {"kubeconfig": kubeconfig},
+        });
+        std::fs::write(config.path(), text.to_string())?;
+        Ok(Self { config, folder, namespace: account.name })
+    }
+
+    /// Starts one, and waits until its log names the right.
+    fn says(&self, cluster: &Cluster, right: &Right) -> Result<()> {
+        let kubectl = cluster.kubectl();
+        let gone = ["delete", "--namespace", self.namespace, "--ignore-not-found"];
+        kubectl.run(&[&gone[..], &["secret/signet-ca-root", "configmap/istio-ca-root-cert"]].concat())?;
+        kubectl.run(&[
+            "delete",
+            "--namespace=default",
+            "--ignore-not-found",
+            "configmap/istio-ca-root-cert",
+        ])?;
+        let others = ["create", "configmap", "istio-ca-root-cert", "--from-literal=root-cert.pem=another"];
+        kubectl.run(&[&others[..], &["--namespace", self.namespace]].concat())?;
+        let (program, config) = (binaries::path("signet-ca")?, self.config.path());
+        let argv = [program.to_str().context("UTF-8")?, "--config", config.to_str().context("UTF-8")?];
+        let log = self.folder.path().join(format!("{}-{}.log", right.verb, right.resource));
+        let ca = Process::start(cluster.outside(&argv)?, &log)?;
+        let wanted = format!("{:?} on {}", right.verb, right.resource()).replace('"', "");
+        wait::until(&format!("the log names {wanted}"), WITHIN, || {
+            // Quotes are escaped inside of a field.
+            let log = ca.log()?.replace(['"', '\\'], "");
+            ensure!(log.contains(&wanted), "{log}");
+            Ok(())
+        })
+    }
+}
+
+/// What the CA does for a request only.
+const WHEN_ASKED: [(&str, &str); 3] = [("create", "tokenreviews"), ("get", "pods"), ("get", "configmaps")];
 /// Another test's engine may have the usual port on this node.
 const READINESS: &str = "127.0.0.1:15121";

@@ -40,7 +40,12 @@ impl Stage {
             cluster.kubectl().apply(&tier.manifests(&page))?;
         }
         for tier in tiers::ALL {
-            cluster.kubectl().wait(tier.namespace, &tier.deployment(), "condition=Available", WITHIN)?;
+            let kubectl = cluster.kubectl();
+            let available = kubectl.wait(tier.namespace, &tier.deployment(), "condition=Available", WITHIN);
+            available.with_context(|| {
+                let pods = kubectl.run(&["describe", "pods", "--namespace", tier.namespace]);
+                pods.unwrap_or_else(|error| format!("{error:#}"))
+            })?;
         }
         let mut stage = Self { release: None, cluster, payload, before: BTreeSet::new() };
         stage.before = stage.containers()?;

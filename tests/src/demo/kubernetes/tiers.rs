@@ -62,7 +62,7 @@ impl Tier {
         let container = json!({
             "name": "web", "image": concat!("localhost/signet-workload:", env!("CARGO_PKG_VERSION")),
             "command": ["sh", "-c", start],
-            "readinessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1, "timeoutSeconds": 5},
             "volumeMounts": [{"name": "web", "mountPath": "/etc/web"}],
         });
         let pod = json!({
