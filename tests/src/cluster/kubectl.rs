@@ -63,20 +63,8 @@ impl Kubectl {
     /// # Errors
     /// The API server refused.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        self.apply_with(manifests, &[])
-    }
-
-    /// Applies the `status` of manifests, as controllers and kubelets do.
-    ///
-    /// # Errors
-    /// The API server refused.
-    pub fn apply_status(&self, manifests: &str) -> Result<()> {
-        self.apply_with(manifests, &["--subresource=status"])
-    }
-
-    fn apply_with(&self, manifests: &str, more: &[&str]) -> Result<()> {
         let arguments = ["apply", "--server-side", "--force-conflicts", "--validate=strict", "--filename=-"];
-        let mut command = self.command(&[&arguments, more].concat());
+        let mut command = self.command(&arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run kubectl")?;
         child.stdin.take().expect("piped above").write_all(manifests.as_bytes())?;

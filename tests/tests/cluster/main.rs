@@ -2,6 +2,7 @@
 //!
 //! Each test is a function named as the promise it keeps, in the table of its file with what it needs of the machine.
 
+mod bad_days;
 mod ca;
 mod ca_outages;
 mod chart;
@@ -44,6 +45,7 @@ const TABLES: &[&[Test]] = &[
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,
+    bad_days::TESTS,
     ca::TESTS,
     ca_outages::TESTS,
     chart::TESTS,
