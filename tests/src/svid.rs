@@ -167,6 +167,8 @@ impl Asked {
             metadata: Some(prost_types::Struct { fields: fields.into() }),
         });
         request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse()?);
+        // By which istiod picks the cluster whose pods count.
+        request.metadata_mut().insert("clusterid", "Kubernetes".parse()?);
         let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
         Ok(answer.into_inner().cert_chain)
     }

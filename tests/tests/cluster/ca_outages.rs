@@ -55,7 +55,7 @@ fn nothing_is_signed_while_the_api_server_is_away_and_it_heals_by_itself() -> Re
         })?;
         wait::until("readiness is whole again", WITHIN, || {
             let page = replica.page(cluster, "/healthz/ready")?;
-            ensure!(page == "ready\n", "{page}");
+            ensure!(page.trim() == "ready", "{page}");
             Ok(())
         })?;
         // An API server that has just started refuses everybody for a moment.
