@@ -26,7 +26,7 @@ struct Arguments {
     /// Say what this machine has and lacks of what Signet needs, and end. Needs no running signetd.
     #[arg(long, conflicts_with = "uninstall")]
     check: bool,
-    /// In a pod: have this DaemonSet (<namespace>/<name>) uninstall on all its nodes, and wait until it has.
+    /// In a pod: have this DaemonSet (`<namespace>/<name>`) uninstall on all its nodes, and wait until it has.
     #[arg(long, value_name = "DAEMONSET", conflicts_with_all = ["uninstall", "check", "node"])]
     withdraw: Option<String>,
 }
