@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use signet_testkit::binaries;
 use signet_testkit::cluster::release::{self, NAMESPACE};
 use signet_testkit::cluster::{Helm, Kubectl};
 use signet_testkit::need::Need;
@@ -15,6 +17,7 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
     every_manifest_passes_the_api_servers_strict_dry_run,
     no_role_has_a_wildcard,
     a_misspelt_value_is_refused_and_named,
+    signetd_takes_the_configuration_that_is_rendered,
     the_chart_has_the_version_of_the_programs,
 );
 
@@ -42,7 +45,7 @@ fn no_role_has_a_wildcard() -> Result<()> {
     let cluster = shared::cluster()?;
     let manifests = Helm::new(&cluster)?.template(None, &[])?;
     let mut roles = 0;
-    for object in objects(cluster.kubectl(), &manifests)? {
+    for object in objects(cluster.kubectl(), &manifests, "client")? {
         let kind = object["kind"].as_str().unwrap_or_default();
         if !["Role", "ClusterRole"].contains(&kind) {
             continue;
@@ -68,11 +71,28 @@ fn a_misspelt_value_is_refused_and_named() -> Result<()> {
         ("imgae.tag=1", "imgae"),
         ("ca.replicas=0", "replicas"),
         ("signetd.svidTtl=soon", "svidTtl"),
+        ("mesh.podRanges={10.0.0.0}", "podRanges"),
+        ("mesh.outboundTrafficPolicy=ALLOW", "outboundTrafficPolicy"),
         ("ca.enabled=false", "ca.address"),
     ] {
         let Err(error) = helm.template(None, &[value]) else { bail!("{value} was taken") };
         ensure!(format!("{error:#}").contains(named), "{value}: {error:#}");
     }
+    Ok(())
+}
+
+/// By the findings of `signetd --check`, which begin once the configuration is read.
+fn signetd_takes_the_configuration_that_is_rendered() -> Result<()> {
+    let cluster = shared::cluster()?;
+    let manifest = Helm::new(&cluster)?.template(Some("signetd-config.yaml"), CONFIGURED)?;
+    let objects = objects(cluster.kubectl(), &manifest, "client")?;
+    let config = objects.iter().find_map(|object| object["data"]["signetd.yaml"].as_str());
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), config.context("a ConfigMap with signetd.yaml")?)?;
+    let mut check = Command::new(binaries::path("signetd")?);
+    let said = check.arg("--config").arg(file.path()).args(["--node", "n1", "--check"]).output()?;
+    let findings = String::from_utf8_lossy(&said.stdout);
+    ensure!(findings.contains("kernel"), "{findings}{}", String::from_utf8_lossy(&said.stderr));
     Ok(())
 }
 
@@ -88,16 +108,28 @@ fn the_chart_has_the_version_of_the_programs() -> Result<()> {
 /// What the API server would make of manifests, and has no objection to: their kinds.
 fn dry_run(kubectl: &Kubectl, manifests: &str) -> Result<BTreeSet<String>> {
     let kind = |object: &Value| object["kind"].as_str().map(str::to_owned).context("an object has a kind");
-    objects(kubectl, manifests)?.iter().map(kind).collect()
+    objects(kubectl, manifests, "server")?.iter().map(kind).collect()
 }
 
-fn objects(kubectl: &Kubectl, manifests: &str) -> Result<Vec<Value>> {
+/// As JSON, after what `by` makes of them: `server`, the API server, or `client`, kubectl, which needs no namespace.
+fn objects(kubectl: &Kubectl, manifests: &str, by: &str) -> Result<Vec<Value>> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), manifests)?;
     let path = file.path().to_str().context("a path in UTF-8")?;
-    let said = kubectl.json(&["apply", "--dry-run=server", "--validate=strict", "--filename", path])?;
+    let said =
+        kubectl.json(&["apply", &format!("--dry-run={by}"), "--validate=strict", "--filename", path])?;
     Ok(said["items"].as_array().cloned().unwrap_or_else(|| vec![said]))
 }
 
+/// What is not rendered, or empty, where nobody sets it.
+const CONFIGURED: &[&str] = &[
+    "mesh.outboundTrafficPolicy=REGISTRY_ONLY",
+    "mesh.serviceRanges={10.96.0.0/16}",
+    "mesh.podRanges={10.0.0.0/8,fd00::/8}",
+    "mesh.outsideRanges={10.1.2.3/32}",
+    "signetd.podsRoot=kubepods",
+    "signetd.kubeletCgroup=system/kubelet",
+    "signetd.log.format=json",
+];
 const EXTERNAL_CA: &[&str] = &["ca.enabled=false", "ca.address=https://istiod.istio-system.svc:15012"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");
