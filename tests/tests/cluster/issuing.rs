@@ -100,6 +100,21 @@ impl Issuing {
         Ok(row.context("no SVID yet")?["serial"].to_string())
     }
 
+    /// Until a node has failed to renew its end's SVID, and says so where people look. It was the first that tried, so both
+    /// ends have half of a lifetime left.
+    pub(crate) fn wait_for_failure(&self) -> Result<()> {
+        wait::until("a rotation fails", WITHIN, || {
+            for engine in self.signet.engines() {
+                let view = engine.signet(&["certificates"])?;
+                let mut of_traffic = signet_testkit::mesh::rows(&view).filter(|row| row["id"] == IDENTITY);
+                if of_traffic.any(|row| row["error"].as_str().is_some_and(|said| said.contains(":15012"))) {
+                    return Ok(());
+                }
+            }
+            bail!("none has")
+        })
+    }
+
     /// Until the client's SVID is another one.
     pub(crate) fn wait_for_rotation(&self, since: &str) -> Result<()> {
         wait::until("the SVID rotates", WITHIN, || {
