@@ -37,6 +37,8 @@ impl Testbed {
     pub fn node(&self, name: &str) -> Result<Node> {
         let host = self.host(name)?;
         host.cgroup().child("kubepods").map(std::mem::forget)?;
+        // A kubelet's cgroup, where there are pods; nobody is in it.
+        host.place("kubelet")?;
         let manifest = json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone(name)}},
