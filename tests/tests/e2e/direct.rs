@@ -50,9 +50,7 @@ fn the_second_connection_goes_past_the_engine() -> Result<()> {
         ensure!(scene.path_of(&to)? == "hbone", "the first connection is the engine's to decide");
     }
     for to in [scene.v4(), scene.v6()] {
-        scene.learn(&to)?;
-        let mut held = scene.client.hold(&to)?;
-        let view = scene.connection("direct")?;
+        let (mut held, view) = scene.hold(&to)?;
         ensure!(view["source_identity"] == scene.client.spiffe_id(), "{view}");
         ensure!(view["destination_identity"] == scene.server.spiffe_id(), "{view}");
         // The engine has no socket of it: the client's peer is the server itself.
@@ -111,9 +109,16 @@ fn a_direct_connection_is_in_metrics_log_and_views() -> Result<()> {
         ensure!(line.contains(&field), "no {field} in {line}");
     }
     ensure!(!line.contains("error="), "{line}");
-    let before = scene.counter("istio_tcp_connections_opened_total", "source")?;
-    let held = scene.client.hold(&scene.v4())?;
-    let view = scene.connection("direct")?;
+    let (mut before, mut kept) = (0.0, None);
+    // A neighbour's change of policy takes all permits back for a moment.
+    wait::until("a connection goes past the engine", PATIENCE, || {
+        scene.learn(&scene.v4())?;
+        before = scene.counter("istio_tcp_connections_opened_total", "source")?;
+        let held = scene.client.hold(&scene.v4())?;
+        kept = Some((held, scene.live("direct")?));
+        Ok(())
+    })?;
+    let (held, view) = kept.context("it stays")?;
     ensure!(view["source_workload"] == "direct-views/client" && view["direction"] == "outbound", "{view}");
     wait::until("its bytes are seen while it lives", PATIENCE, || {
         let view = scene.connection("direct")?;
@@ -157,9 +162,7 @@ fn who_is_denied_is_denied_past_the_engine_too() -> Result<()> {
 fn a_policy_change_ends_a_direct_download() -> Result<()> {
     let mesh = shared::mesh()?;
     let scene = Scene::start(&mesh, "direct-flip")?;
-    scene.learn(&scene.v4())?;
-    let mut held = scene.client.hold(&scene.v4())?;
-    scene.connection("direct")?;
+    let (mut held, _) = scene.hold(&scene.v4())?;
     mesh.apply("direct-flip", &policy("direct-flip", "direct-flip-deny", "action: DENY, rules: [{}]"))?;
     held.wait_for_line(&["ended"], PATIENCE)?;
     held.wait(PATIENCE)?;
@@ -176,8 +179,7 @@ fn a_policy_change_ends_a_direct_download() -> Result<()> {
 fn a_change_that_concerns_nobody_leaves_direct_connections_alone() -> Result<()> {
     let mesh = shared::mesh()?;
     let scene = Scene::start(&mesh, "direct-calm")?;
-    scene.learn(&scene.v4())?;
-    let mut held = scene.client.hold(&scene.v4())?;
+    let (mut held, _) = scene.hold(&scene.v4())?;
     let through_engine = scene.lines("outbound")?;
     mesh.apply("direct-calm", &policy("direct-calm", "direct-calm-allow", "action: ALLOW, rules: [{}]"))?;
     scene.learn(&scene.v4())?;
@@ -214,8 +216,7 @@ fn either_side_can_ask_for_mtls() -> Result<()> {
     }
     // Both may, until one of them says otherwise, while it runs.
     let mut scene = Scene::start(&mesh, "mtls-later")?;
-    scene.learn(&scene.v4())?;
-    let held = scene.client.hold(&scene.v4())?;
+    let (held, _) = scene.hold(&scene.v4())?;
     scene.server.label("signet.dev/same-node", "mtls")?;
     held.wait_for_line(&["ended"], PATIENCE)?;
     ensure!(scene.path_of(&scene.v4())? == "hbone");
@@ -235,9 +236,7 @@ fn host_network_clients_and_servers_are_direct_too() -> Result<()> {
         mesh.settle(&[&client, &server])?;
         let serving = server.serve(port)?;
         let scene = Scene { mesh: &mesh, client, server, port, _serving: serving };
-        scene.learn(&scene.v4()).with_context(|| what.clone())?;
-        let held = scene.client.hold(&scene.v4())?;
-        let view = scene.connection("direct").with_context(|| what.clone())?;
+        let (held, view) = scene.hold(&scene.v4()).with_context(|| what.clone())?;
         ensure!(
             view["source"].as_str().is_some_and(|source| source.starts_with(scene.client.ipv4())),
             "{what}: {view}"
@@ -250,9 +249,7 @@ fn host_network_clients_and_servers_are_direct_too() -> Result<()> {
 fn a_workload_that_leaves_the_mesh_loses_its_direct_connections() -> Result<()> {
     let mesh = shared::mesh()?;
     let mut scene = Scene::start(&mesh, "direct-leaves")?;
-    scene.learn(&scene.v4())?;
-    let held = scene.client.hold(&scene.v4())?;
-    scene.connection("direct")?;
+    let (held, _) = scene.hold(&scene.v4())?;
     scene.server.enrol(Enrolment::OptOut)?;
     held.wait_for_line(&["ended"], PATIENCE)?;
     mesh.settle(&[&scene.server])?;
@@ -341,9 +338,7 @@ fn a_service_with_affinity_leads_to_one_endpoint_by_either_way() -> Result<()> {
 fn direct_connections_survive_the_engine_and_are_judged_by_the_next() -> Result<()> {
     let mesh = Mesh::start()?;
     let scene = Scene::start(&mesh, "direct-restart")?;
-    scene.learn(&scene.v4())?;
-    let mut held = scene.client.hold(&scene.v4())?;
-    scene.connection("direct")?;
+    let (mut held, _) = scene.hold(&scene.v4())?;
     for end in [Node::stop_engine as fn(&Node) -> Result<()>, Node::kill_engine] {
         end(&mesh.n1)?;
         mesh.n1.launch_again()?;
@@ -366,8 +361,7 @@ fn direct_connections_survive_the_engine_and_are_judged_by_the_next() -> Result<
 fn without_an_engine_nothing_new_is_direct() -> Result<()> {
     let mesh = Mesh::start_with("24h", &json!({"capture": {"engineTimeout": "1s"}}))?;
     let scene = Scene::start(&mesh, "direct-alone")?;
-    scene.learn(&scene.v4())?;
-    let mut held = scene.client.hold(&scene.v4())?;
+    let (mut held, _) = scene.hold(&scene.v4())?;
     mesh.n1.kill_engine()?;
     wait::until("new connections are refused", PATIENCE, || {
         scene.client.dial(&scene.v4(), &[])?.refused().map(drop)
@@ -464,6 +458,19 @@ impl<'m> Scene<'m> {
         })
     }
 
+    /// A connection that stays, past the engine, and what is shown of it. A neighbour's change of policy takes all permits
+    /// back for a moment, so it may take more than one attempt.
+    fn hold(&self, to: &str) -> Result<(Process, Value)> {
+        let mut kept = None;
+        wait::until(&format!("a connection to {to} stays past the engine"), PATIENCE, || {
+            self.learn(to)?;
+            let held = self.client.hold(to)?;
+            kept = Some((held, self.live("direct")?));
+            Ok(())
+        })?;
+        kept.context("it stays")
+    }
+
     /// Which way a new connection takes.
     fn path_of(&self, to: &str) -> Result<&'static str> {
         Ok(self.dial(to, &[])?.1)
@@ -510,15 +517,20 @@ impl<'m> Scene<'m> {
 
     /// The live connection of this scene's client that takes that path.
     fn connection(&self, path: &str) -> Result<Value> {
-        let source = format!("{}/{}", self.client.namespace(), self.client.name());
         let mut found = Value::Null;
         wait::until(&format!("signet connections shows one by {path}"), PATIENCE, || {
-            let view = self.mesh.n1.signet(&["connections"])?;
-            let row = rows(&view).find(|row| row["source_workload"] == *source && row["path"] == path);
-            found = row.cloned().with_context(|| format!("it shows {view}"))?;
+            found = self.live(path)?;
             Ok(())
         })?;
         Ok(found)
+    }
+
+    /// The same, as it is now.
+    fn live(&self, path: &str) -> Result<Value> {
+        let source = format!("{}/{}", self.client.namespace(), self.client.name());
+        let view = self.mesh.n1.signet(&["connections"])?;
+        let row = rows(&view).find(|row| row["source_workload"] == *source && row["path"] == path);
+        row.cloned().with_context(|| format!("signet connections shows {view}"))
     }
 }
 
