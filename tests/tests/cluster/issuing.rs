@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use signet_testkit::cluster::ca::SERVER_NAME;
 use signet_testkit::cluster::{Cluster, Kubectl, Signet};
-use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
@@ -38,13 +37,9 @@ impl Issuing {
             kubectl.wait_ready("traffic", name, WITHIN)?;
             signet.wait_for_pod("traffic", name, true)?;
         }
-        let pod = |name| kubectl.json(&["get", "pod", name, "--namespace=traffic"]);
-        let address = pod("server")?["status"]["podIP"].as_str().context("an address")?.to_owned();
-        let client = pod("client")?["status"]["containerStatuses"][0]["containerID"]
-            .as_str()
-            .context("a container")?
-            .trim_start_matches("containerd://")
-            .to_owned();
+        let server = kubectl.json(&["get", "pod", "server", "--namespace=traffic"])?;
+        let address = server["status"]["podIP"].as_str().context("an address")?.to_owned();
+        let client = shared::container(kubectl, "traffic", "client")?;
         let issuing = Self { signet, cluster, url: format!("http://{address}:8080/"), client };
         wait::until("traffic flows", WITHIN, || issuing.flows())?;
         Ok(issuing)
@@ -86,9 +81,7 @@ impl Issuing {
 
     /// That the client gets the server's answer. From a shell on the node: `kubectl exec` goes through the API server.
     pub(crate) fn flows(&self) -> Result<()> {
-        let exec = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id=flows", &self.client];
-        let argv = [&exec[..], &["curl", "--silent", "--fail", "--max-time", "10", &self.url]].concat();
-        let said = stdout(&self.cluster.nodes()[0].exec(&argv)?)?;
+        let said = shared::fetch_in(&self.cluster.nodes()[0], &self.client, &self.url)?;
         ensure!(said == "answer", "the client got {said:?}");
         Ok(())
     }

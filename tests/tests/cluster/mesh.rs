@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use signet_testkit::capture::Packets;
 use signet_testkit::cluster::{Cluster, Kubectl, Signet, Wire};
 use signet_testkit::need::Need;
-use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
@@ -168,18 +167,13 @@ impl Pair<'_> {
 
     /// The id of a pod's container.
     pub(crate) fn container(&self, pod: &str) -> Result<String> {
-        let pod = self.mesh.kubectl().json(&["get", "--namespace", &self.namespace, "pod", pod])?;
-        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().context("a container")?;
-        Ok(id.trim_start_matches("containerd://").to_owned())
+        shared::container(self.mesh.kubectl(), &self.namespace, pod)
     }
 
     /// From a shell on the node: `kubectl exec` goes through the API server.
     pub(crate) fn fetch_without_api_server(&self, container: &str) -> Result<()> {
-        let url = self.url();
         let wire = self.mesh.record()?;
-        let exec = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id=away", container];
-        let argv = [&exec[..], &["curl", "--silent", "--fail", "--max-time", "10", &url]].concat();
-        let said = stdout(&self.mesh.cluster.nodes()[0].exec(&argv)?)?;
+        let said = shared::fetch_in(&self.mesh.cluster.nodes()[0], container, &self.url())?;
         ensure!(said == self.secret(), "it got {said:?}");
         let packets = wire.stop()?;
         ensure!(packets.tls_records() > 0 && !self.is_seen(&packets), "not mTLS on the link");

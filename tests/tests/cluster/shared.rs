@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use signet_testkit::cluster::Cluster;
+use anyhow::{Context, Result, anyhow};
+use signet_testkit::cluster::{Cluster, Kubectl, Node};
+use signet_testkit::process::stdout;
 
 /// The shared cluster; started by the first test that asks for it.
 ///
@@ -34,6 +35,20 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str, image: &str, command:
         },
     })
     .to_string()
+}
+
+/// The id of a pod's container.
+pub(crate) fn container(kubectl: &Kubectl, namespace: &str, pod: &str) -> Result<String> {
+    let pod = kubectl.json(&["get", "--namespace", namespace, "pod", pod])?;
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().context("a container")?;
+    Ok(id.trim_start_matches("containerd://").to_owned())
+}
+
+/// What a container of a node gets from `url`. From a shell on the node: `kubectl exec` goes through the API server.
+pub(crate) fn fetch_in(node: &Node, container: &str, url: &str) -> Result<String> {
+    let exec = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id=fetch", container];
+    let argv = [&exec[..], &["curl", "--silent", "--fail", "--max-time", "10", url]].concat();
+    stdout(&node.exec(&argv)?)
 }
 
 /// The tag of the images.

@@ -14,6 +14,7 @@ use signet_testkit::process::Process;
 use signet_testkit::wait;
 
 use crate::connect::allow;
+use crate::paths::receive;
 use crate::services::service;
 use crate::{Test, shared};
 
@@ -389,18 +390,8 @@ fn bulk_data_arrives_whole_past_the_engine() -> Result<()> {
         (scene.client.directory()?.join("sent"), scene.server.directory()?.join("received"));
     let expected = signet_testkit::nginx::write_noise(&sent, 1024)?;
     let to = format!("{}:9001", scene.server.ipv4());
-    let receive = || -> Result<Process> {
-        let into = format!("OPEN:{},creat,trunc", received.display());
-        let receiver = scene.server.spawn("socat", &["socat", "-u", "TCP-LISTEN:9001,reuseaddr", &into])?;
-        wait::until("socat listens", PATIENCE, || {
-            let listening = scene.server.run(&["ss", "-Hltn", "sport = :9001"])?;
-            ensure!(!listening.is_empty(), "it does not");
-            Ok(())
-        })?;
-        Ok(receiver)
-    };
     for direction in ["outbound", "direct"] {
-        let mut receiver = receive()?;
+        let mut receiver = receive(&scene.server, 9001, &received)?;
         // The sender half-closes; the receiver writes what it got and ends.
         scene.client.run(&["socat", "-u", &format!("OPEN:{}", sent.display()), &format!("TCP:{to}")])?;
         receiver.wait(Duration::from_secs(60))?;

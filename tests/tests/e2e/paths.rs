@@ -1,6 +1,7 @@
 //! What TCP promises to an application, on every path that its bytes can take: the native tunnel, HBONE, and past the engine.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use signet_testkit::need::Need;
 use signet_testkit::nginx::{self, Nginx};
 use signet_testkit::node::Node;
 use signet_testkit::pod::{Pod, PodSpec};
+use signet_testkit::process::Process;
 use signet_testkit::wait;
 
 use crate::Test;
@@ -64,19 +66,26 @@ fn a_gibibyte_arrives_whole_in_both_directions() -> Result<()> {
 fn copy_a_gibibyte(from: &Pod, to: &Pod) -> Result<()> {
     let (sent, received) = (from.directory()?.join("sent"), to.directory()?.join("received"));
     let expected = nginx::write_noise(&sent, 1024)?;
-    let into = format!("OPEN:{},creat,trunc", received.display());
-    let mut receiver = to.spawn("socat", &["socat", "-u", "-b131072", "TCP-LISTEN:9002,reuseaddr", &into])?;
-    wait::until("socat listens", PATIENCE, || {
-        let listening = to.run(&["ss", "-Hltn", "sport = :9002"])?;
-        ensure!(!listening.is_empty(), "it does not");
-        Ok(())
-    })?;
+    let mut receiver = receive(to, 9002, &received)?;
     let target = format!("TCP:{}:9002", to.ipv4());
     from.run(&["socat", "-u", "-b131072", &format!("OPEN:{}", sent.display()), &target])?;
     receiver.wait(Duration::from_secs(180))?;
     ensure!(nginx::sha256(&received)? == expected, "1 GiB from {} arrived damaged", from.name());
     fs::remove_file(&sent)?;
     Ok(fs::remove_file(&received)?)
+}
+
+/// One connection to the port goes into the file; it listens when this returns.
+pub(crate) fn receive(pod: &Pod, port: u16, file: &Path) -> Result<Process> {
+    let into = format!("OPEN:{},creat,trunc", file.display());
+    let listen = format!("TCP-LISTEN:{port},reuseaddr");
+    let receiver = pod.spawn("socat", &["socat", "-u", "-b131072", &listen, &into])?;
+    wait::until("socat listens", PATIENCE, || {
+        let listening = pod.run(&["ss", "-Hltn", &format!("sport = :{port}")])?;
+        ensure!(!listening.is_empty(), "it does not");
+        Ok(())
+    })?;
+    Ok(receiver)
 }
 
 /// Ten downloads whose readers take a small part of what the server would send.

@@ -21,12 +21,7 @@ impl Probes {
             let authority = async { Some(("ca", self.authority.as_ref()?.reach().await)) };
             let clock = async { Some(("clock", self.api_server.as_ref()?.compare_clocks().await)) };
             let (authority, clock) = tokio::join!(authority, clock);
-            authority.into_iter().chain(clock).map(line).collect()
+            authority.into_iter().chain(clock).map(|(name, seen)| Finding::of(name, seen)).collect()
         })
     }
-}
-
-fn line((name, seen): (&str, Result<String, String>)) -> Finding {
-    let ok = seen.is_ok();
-    Finding { name: name.into(), ok, detail: seen.unwrap_or_else(|problem| problem) }
 }

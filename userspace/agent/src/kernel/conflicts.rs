@@ -5,12 +5,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::preflight::{Finding, finding};
+use super::preflight::Finding;
 
 /// One line: nobody, or who, and what to do.
 pub(super) fn conflicts() -> Finding {
     let found = find(Path::new("/proc"));
-    finding(
+    Finding::of(
         "conflicts",
         if found.is_empty() {
             Ok("no ztunnel and no istio-cni runs here".into())

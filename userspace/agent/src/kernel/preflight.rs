@@ -41,9 +41,13 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
     findings
 }
 
-pub(super) fn finding(name: &str, result: Result<String, String>) -> Finding {
-    let ok = result.is_ok();
-    Finding { name: name.into(), ok, detail: result.unwrap_or_else(|problem| problem) }
+impl Finding {
+    /// What was seen, or what is wrong.
+    #[must_use]
+    pub fn of(name: &str, seen: Result<String, String>) -> Self {
+        let ok = seen.is_ok();
+        Self { name: name.into(), ok, detail: seen.unwrap_or_else(|problem| problem) }
+    }
 }
 
 fn kernel_version() -> Finding {
@@ -51,7 +55,7 @@ fn kernel_version() -> Finding {
     let release = release.unwrap_or_default();
     let is_enough = parse_version(&release).is_some_and(|version| version >= OLDEST_KERNEL);
     let (major, minor) = OLDEST_KERNEL;
-    finding(
+    Finding::of(
         "kernel",
         if is_enough {
             Ok(release)
@@ -68,7 +72,7 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
 
 fn type_information() -> Finding {
     let path = Path::new("/sys/kernel/btf/vmlinux");
-    finding(
+    Finding::of(
         "btf",
         if path.exists() {
             Ok(path.display().to_string())
@@ -79,7 +83,7 @@ fn type_information() -> Finding {
 }
 
 fn cgroup2() -> Finding {
-    finding(
+    Finding::of(
         "cgroup2",
         cgroup2_mount()
             .map(|at| at.display().to_string())
@@ -89,7 +93,7 @@ fn cgroup2() -> Finding {
 
 fn cgroup_root(root: &Path) -> Finding {
     let is_inside = cgroup2_mount().is_some_and(|mount| root.starts_with(mount));
-    finding(
+    Finding::of(
         "cgroup root",
         match (is_inside, root.is_dir()) {
             (true, true) => Ok(root.display().to_string()),
@@ -104,7 +108,7 @@ fn cgroup_root(root: &Path) -> Finding {
 /// Only a node of a cluster has one.
 fn kubelet(options: &CaptureOptions) -> Finding {
     let path = kubelet::kubelet(options).map(|path| options.cgroup_root.join(path));
-    finding(
+    Finding::of(
         "kubelet",
         match (path, &options.pods_root) {
             (Some(path), _) if path.is_dir() => Ok(format!("probes are known by {}", path.display())),
@@ -119,7 +123,7 @@ fn kubelet(options: &CaptureOptions) -> Finding {
 
 fn bpffs(pin_root: &Path, mounts: bool) -> Finding {
     let at = pin_root.display();
-    finding(
+    Finding::of(
         "bpffs",
         match (is_on_bpffs(pin_root), mounts) {
             (true, _) => Ok(format!("{at} is on bpffs")),
@@ -136,7 +140,7 @@ fn capabilities() -> Finding {
     let effective = parse_capabilities(&status);
     let missing: Vec<_> =
         CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name).collect();
-    finding(
+    Finding::of(
         "capabilities",
         if missing.is_empty() {
             Ok("all that are needed".into())
@@ -148,7 +152,7 @@ fn capabilities() -> Finding {
 
 /// Not a failure: everything works without.
 fn destroy() -> Finding {
-    finding(
+    Finding::of(
         "direct",
         Ok(match diag::can_destroy() {
             Ok(()) => "connections between workloads of this node can be authorised in the kernel".into(),
@@ -170,17 +174,18 @@ fn parse_capabilities(status: &str) -> u64 {
 fn program_types() -> Vec<Finding> {
     let mut ebpf = match object::load_unpinned() {
         Ok(ebpf) => ebpf,
-        Err(error) => return vec![finding("eBPF object", Err(error.to_string()))],
+        Err(error) => return vec![Finding::of("eBPF object", Err(error.to_string()))],
     };
     let names = CGROUP_PROGRAMS.iter().map(|(name, ..)| *name).chain([STEER_POD, STEER_NODE]);
     let mut findings: Vec<_> = names
         .map(|name| {
             let loaded = programs::load(&mut ebpf, name);
-            finding(name, loaded.map(|_| "loads".into()).map_err(|e| e.to_string()))
+            Finding::of(name, loaded.map(|_| "loads".into()).map_err(|e| e.to_string()))
         })
         .collect();
     let traced = programs::trace_cgroups(&mut ebpf);
-    findings.push(finding("cgroup tracepoints", traced.map(|()| "load".into()).map_err(|e| e.to_string())));
+    findings
+        .push(Finding::of("cgroup tracepoints", traced.map(|()| "load".into()).map_err(|e| e.to_string())));
     findings
 }
 
