@@ -50,6 +50,7 @@ impl Memory {
 /// # Errors
 /// The connections could not be opened, or an engine is gone.
 pub(super) fn measure(contender: &Contender<'_>, idle: &[usize]) -> Result<Vec<Figure>> {
+    contender.wait_until_quiet();
     let fresh = contender.memory()?;
     let mut figures = sizes("memory_fresh", &fresh);
     let mut held = Vec::new();

@@ -10,11 +10,13 @@ mod probes;
 mod proxies;
 mod removal;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -37,6 +39,7 @@ use crate::reconcile::{Reconciler, Served, Statuses};
 use crate::state::{Event, RangeKind, Ranges, State};
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
+use crate::workers::{Threads, Workers};
 
 use self::probes::Probes;
 use self::proxies::Proxies;
@@ -132,12 +135,17 @@ struct Engine {
     /// Writes down the ends of direct connections.
     ends: Option<JoinHandle<()>>,
     claim: Claim,
+    /// Those that serve connections.
+    threads: Threads,
 }
 
 impl Engine {
     async fn start(config: &Config, drain: Watch) -> Result<(Sources, Self)> {
         let started = Instant::now();
-        let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"));
+        let (workers, threads) = start_workers(config)?;
+        let own = Handle::current();
+        let runtimes = workers.runtimes().chain([&own]);
+        let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"), runtimes);
         let capture = capture::options(config)?;
         net::open_settings()?;
         let claim = Kernel::claim(&capture.pin_root, capture.mount_bpffs)?;
@@ -150,8 +158,8 @@ impl Engine {
         let (tell, discovered) = watch::channel(());
         let changes = Changes { policy_epoch, discovered };
         let (report, served) = mpsc::channel(1024);
-        let context =
-            proxy_context(config, &mut kernel, &state, changes, report, &mut registry, drain.clone());
+        let engine = Shared { workers, drain: drain.clone() };
+        let context = proxy_context(config, &mut kernel, &state, changes, report, &mut registry, engine);
         let (connections, direct) = (context.connections.clone(), context.direct.clone());
         let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
         let proxies = Proxies::new(Arc::new(context), epoch, tell);
@@ -173,12 +181,12 @@ impl Engine {
             registry: Arc::new(registry),
         };
         let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
-        Ok((sources, Self { reconciler, source, ends, claim }))
+        Ok((sources, Self { reconciler, source, ends, claim, threads }))
     }
 
     /// Lets live connections finish, then lets go of everything. The pins stay.
     async fn finish(self, drain: Drain, admin: JoinHandle<()>, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, ends, claim: _claim } = self;
+        let Self { reconciler, source, ends, claim: _claim, threads: _threads } = self;
         let finished = async {
             let mut proxies = reconciler.await??;
             proxies.finished(deadline).await;
@@ -226,7 +234,7 @@ fn proxy_context(
     changes: Changes,
     report: mpsc::Sender<Served>,
     registry: &mut Registry,
-    drain: Watch,
+    engine: Shared,
 ) -> proxy::Context {
     let connections = Arc::new(Connections::new());
     let metrics = Arc::new(Metrics::new(registry, connections.clone()));
@@ -251,8 +259,24 @@ fn proxy_context(
         policy_epoch: changes.policy_epoch,
         discovered: changes.discovered,
         awaited: Awaited::new(registry),
-        drain,
+        drain: engine.drain,
+        workers: engine.workers,
     }
+}
+
+/// What all connections share with the engine.
+struct Shared {
+    workers: Workers,
+    drain: Watch,
+}
+
+/// Half of the cores, since the others are the workloads', but never one alone where there are two: it would carry every
+/// connection of the node while the other rests (docs/benchmark.md has the figures).
+fn start_workers(config: &Config) -> Result<(Workers, Threads)> {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let half = NonZeroUsize::new((cores.get() / 2).max(2)).unwrap_or(cores);
+    let count = config.node.workers.unwrap_or(half.min(cores));
+    Workers::start(count).context("cannot start the threads that serve connections")
 }
 
 /// Until the kernel's door is closed.

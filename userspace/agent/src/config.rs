@@ -5,6 +5,7 @@
 //! a change is a restart, which keeps the pins and so the capture.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,6 +57,9 @@ pub struct Node {
     /// `topology.kubernetes.io/zone`.
     #[serde(default)]
     pub zone: String,
+    /// Threads that serve connections; absent: half of the cores, and at least two.
+    #[serde(default)]
+    pub workers: Option<NonZeroUsize>,
 }
 
 /// `source`: exactly one.

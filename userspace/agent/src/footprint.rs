@@ -4,8 +4,33 @@
 //! line) that it does not run again. glibc would keep the one, and the kernel has mapped the other, with what lies around it,
 //! for as long as the process lives. What is needed again after all costs a page fault that finds its page in memory.
 
+/// How long ago something was loaded, in turns of whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loads {
+    /// Since the last turn.
+    Now,
+    /// A turn ago: what follows a load (an SVID, the first look at maps) still goes on.
+    Lately,
+    /// What it took has been given back.
+    Past,
+}
+
+impl Loads {
+    /// A turn has passed. Gives the memory back once nothing was loaded for a whole one.
+    pub fn age(&mut self) {
+        *self = match self {
+            Self::Now => Self::Lately,
+            Self::Lately => {
+                settle();
+                Self::Past
+            }
+            Self::Past => Self::Past,
+        }
+    }
+}
+
 /// Hands free heap and clean code pages back to the kernel.
-pub fn settle() {
+fn settle() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: it touches free memory alone, under the allocator's own locks.
@@ -48,6 +73,19 @@ const PAGE: u64 = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_turn_without_a_load_must_pass() {
+        let mut loads = Loads::Now;
+        loads.age();
+        assert_eq!(loads, Loads::Lately);
+        loads = Loads::Now;
+        loads.age();
+        loads.age();
+        assert_eq!(loads, Loads::Past);
+        loads.age();
+        assert_eq!(loads, Loads::Past);
+    }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.
     #[test]

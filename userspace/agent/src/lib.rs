@@ -5,7 +5,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`block`], [`drain`], [`footprint`], [`telemetry`] |
+//! | 0 | [`block`], [`drain`], [`footprint`], [`telemetry`], [`workers`] |
 //! | 1 | [`addr`], [`config`] |
 //! | 2 | [`policy`], [`state`] (`state -> policy`) |
 //! | 3 | [`kernel`], [`discovery`], [`svid`], [`mtls`], [`net`] |
@@ -29,3 +29,4 @@ pub mod reconcile;
 pub mod state;
 pub mod svid;
 pub mod telemetry;
+pub mod workers;

@@ -31,14 +31,9 @@ struct Arguments {
     withdraw: Option<String>,
 }
 
-/// Half of the node's cores, since the other half is its workloads'. More of them cost more than they bring: they wake
-/// each other up to share work that one of them would have done meanwhile (ARCHITECTURE.md has the figures).
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
-}
-
+/// One thread for everything but connections, which have workers of their own.
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(Arguments::parse()))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

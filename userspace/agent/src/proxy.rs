@@ -34,11 +34,10 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -48,6 +47,7 @@ use crate::drain::Watch;
 use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
 use crate::state::State;
+use crate::workers::Workers;
 use accept::{Accepted, accept};
 use awaited::Awaited;
 use connections::Connections;
@@ -93,6 +93,8 @@ pub struct Context {
     /// Asked to stop: accept loops end, live connections finish. Whoever drains drops the `Context` too, since the drain
     /// waits for this watch as well.
     pub drain: Watch,
+    /// Who serves them.
+    pub workers: Workers,
 }
 
 /// What the kernel recorded about flows, as the proxies ask for it.
@@ -109,7 +111,7 @@ pub struct Running {
     loops: JoinSet<()>,
 }
 
-/// Starts the accept loops of a sandbox. Call it from within the runtime.
+/// Starts the accept loops of a sandbox, all on one worker.
 #[must_use]
 pub fn start(context: Arc<Context>, sandbox: Arc<Sandbox>, listeners: Listeners) -> Running {
     let mut running = Running { loops: JoinSet::new() };
@@ -146,9 +148,10 @@ impl Running {
         purpose: Serve,
     ) {
         let (context, sandbox) = (Arc::clone(context), Arc::clone(sandbox));
-        let drain = context.drain.clone();
+        let (drain, workers) = (context.drain.clone(), context.workers.clone());
+        let home = context.workers.in_turn(sandbox.cookie.0).clone();
         let serve = move |accepted| serve(Arc::clone(&context), Arc::clone(&sandbox), purpose, accepted);
-        self.loops.spawn(accept(listener, drain, serve));
+        self.loops.spawn_on(accept(listener, workers, drain, serve), &home);
     }
 }
 

@@ -10,6 +10,7 @@ mod process;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::runtime::Handle;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -80,18 +81,14 @@ fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(format!("kube_client=off,{filter}")).map_err(|e| refused(e.to_string()))
 }
 
-/// A registry that holds `istio_build{component, tag}`, and the metrics of the process and its tokio runtime. Call it
-/// from within the runtime.
-///
-/// # Panics
-/// Outside of a tokio runtime.
+/// A registry that holds `istio_build{component, tag}`, and the metrics of the process and its tokio runtimes.
 #[must_use]
-pub fn registry(component: &str, tag: &str) -> Registry {
+pub fn registry<'a>(component: &str, tag: &str, runtimes: impl Iterator<Item = &'a Handle>) -> Registry {
     let mut registry = Registry::default();
     let build = Family::<[(&str, String); 2], Gauge>::default();
     build.get_or_create(&[("component", component.to_owned()), ("tag", tag.to_owned())]).set(1);
     registry.register("istio_build", "Istio component build info", build);
-    registry.register_collector(Box::new(process::Process::current()));
+    registry.register_collector(Box::new(process::Process::of(runtimes)));
     registry
 }
 
@@ -195,7 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_registry_tells_about_build_process_and_runtime() {
-        let text = encode(&registry("signetd", "1.2.3"));
+        let text = encode(&registry("signetd", "1.2.3", std::iter::once(&Handle::current())));
         assert!(text.contains("istio_build{component=\"signetd\",tag=\"1.2.3\"} 1"), "{text}");
         for name in [
             "process_open_fds ",

@@ -250,7 +250,8 @@ impl Pod {
 }
 
 /// Dials a listener of the engine from inside the namespace, and accepts.
-async fn meet(pod: &Pod, listener: &TcpListener, address: &str) -> (TcpStream, TcpStream) {
+async fn meet(pod: &Pod, listener: &std::net::TcpListener, address: &str) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
     let client = dial(&pod.netns, address.parse().unwrap(), PATIENCE).await.unwrap();
     let (server, _) = within(listener.accept()).await.unwrap();
     (client, server)

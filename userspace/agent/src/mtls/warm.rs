@@ -69,8 +69,8 @@ thread_local! {
     static READY: RefCell<VecDeque<Weak<Place>>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// Ciphers that a thread keeps ready, two for each connection: 150 KiB.
-const MAX_READY: usize = 256;
+/// Ciphers that a thread keeps ready, two for each connection: 75 KiB.
+const MAX_READY: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -9,18 +9,17 @@
 //! Accepted sockets inherit `TCP_NODELAY` and keepalive from these listeners, so accepting costs no further call.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpListener;
 
 use crate::addr::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
 
 use super::dial::tune;
 use super::{NetError, Netns, routing};
 
-/// The engine's listeners in one network namespace.
+/// The engine's listeners in one network namespace, non-blocking. No runtime knows them yet.
 #[derive(Debug)]
 pub struct Listeners {
     /// 127.0.0.1:15001.
@@ -34,18 +33,12 @@ pub struct Listeners {
 }
 
 /// Opens the listeners and prepares the namespace for transparent sources (fwmark settings, ip rule, route; both
-/// families; idempotent). Call it from within the runtime.
+/// families; idempotent).
 ///
 /// # Errors
 /// Which step failed.
 pub fn prepare(netns: &Netns) -> Result<Listeners, NetError> {
-    let sockets = netns.run(open).map_err(NetError::Netns)??;
-    Ok(Listeners {
-        outbound_v4: sockets.outbound_v4.register()?,
-        outbound_v6: sockets.outbound_v6.map(Bound::register).transpose()?,
-        plaintext: sockets.plaintext.register()?,
-        hbone: sockets.hbone.register()?,
-    })
+    netns.run(open).map_err(NetError::Netns)?
 }
 
 /// Undoes what [`prepare`] changed in a namespace that goes on living (un-enrolment). What somebody else had set before
@@ -57,41 +50,27 @@ pub fn restore(netns: &Netns) -> Result<(), NetError> {
     netns.run(routing::remove).map_err(NetError::Netns)?
 }
 
-/// The sockets of [`Listeners`] before the runtime knows them.
-struct Sockets {
-    outbound_v4: Bound,
-    outbound_v6: Option<Bound>,
-    plaintext: Bound,
-    hbone: Bound,
-}
-
-/// A listening socket and its address, for errors.
-struct Bound {
-    socket: Socket,
-    address: SocketAddr,
-}
-
-fn open() -> Result<Sockets, NetError> {
+fn open() -> Result<Listeners, NetError> {
     routing::install()?;
-    Ok(Sockets {
-        outbound_v4: Bound::open((Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into())?,
-        outbound_v6: optional_v6(Bound::open((Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()))?,
+    Ok(Listeners {
+        outbound_v4: bound((Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into())?,
+        outbound_v6: optional_v6(bound((Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()))?,
         plaintext: dual_stack(Ipv4Addr::LOCALHOST.to_ipv6_mapped(), INBOUND_PLAINTEXT_PORT)?,
         hbone: dual_stack(Ipv6Addr::UNSPECIFIED, HBONE_PORT)?,
     })
 }
 
 /// `ip` for both families, or its IPv4 part alone where this kernel has no IPv6.
-fn dual_stack(ip: Ipv6Addr, port: u16) -> Result<Bound, NetError> {
-    if let Some(bound) = optional_v6(Bound::open((ip, port).into()))? {
+fn dual_stack(ip: Ipv6Addr, port: u16) -> Result<TcpListener, NetError> {
+    if let Some(bound) = optional_v6(bound((ip, port).into()))? {
         return Ok(bound);
     }
     let v4 = ip.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
-    Bound::open((v4, port).into())
+    bound((v4, port).into())
 }
 
 /// No IPv6 is no failure: `EAFNOSUPPORT` where the kernel has none, `EADDRNOTAVAIL` where the namespace has no `::1`.
-fn optional_v6(opened: Result<Bound, NetError>) -> Result<Option<Bound>, NetError> {
+fn optional_v6(opened: Result<TcpListener, NetError>) -> Result<Option<TcpListener>, NetError> {
     match opened {
         Ok(bound) => Ok(Some(bound)),
         Err(NetError::Listen { source, .. }) if lacks_ipv6(&source) => Ok(None),
@@ -103,16 +82,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
-impl Bound {
-    fn open(address: SocketAddr) -> Result<Self, NetError> {
-        let socket = listening(address).map_err(|source| NetError::Listen { address, source })?;
-        Ok(Self { socket, address })
-    }
-
-    fn register(self) -> Result<TcpListener, NetError> {
-        let address = self.address;
-        TcpListener::from_std(self.socket.into()).map_err(|source| NetError::Listen { address, source })
-    }
+fn bound(address: SocketAddr) -> Result<TcpListener, NetError> {
+    listening(address).map(Into::into).map_err(|source| NetError::Listen { address, source })
 }
 
 fn listening(address: SocketAddr) -> io::Result<Socket> {

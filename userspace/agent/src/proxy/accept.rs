@@ -4,16 +4,20 @@
 //! listener and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
 //! our memory takes the flood. Out of file descriptors, it waits until one of its own connections has given one back.
 
+use std::future::poll_fn;
 use std::io;
+use std::net;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::addr::{Local, Peer};
 use crate::drain::Watch;
+use crate::workers::{Place, Workers};
 
 /// A connection as `accept` gave it.
 #[derive(Debug)]
@@ -24,14 +28,17 @@ pub(crate) struct Accepted {
     pub(crate) peer: Peer,
     /// This end: on steered sockets, where the client wanted to go.
     pub(crate) local: Local,
+    /// Where it is served.
+    pub(crate) place: Place,
 }
 
 /// Accepts until the drain begins, serving each connection in a task of its own; returns when all have ended.
-pub(crate) async fn accept<S, F>(listener: TcpListener, drain: Watch, serve: S)
+pub(crate) async fn accept<S, F>(listener: net::TcpListener, workers: Workers, drain: Watch, serve: S)
 where
     S: Fn(Accepted) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let listener = registered(listener).await;
     let mut connections = JoinSet::new();
     let mut exhausted = false;
     loop {
@@ -39,10 +46,11 @@ where
             biased;
             () = drain.stopped() => break,
             Some(ended) = connections.join_next() => report(ended),
-            accepted = next(&listener), if connections.len() < MAX_CONNECTIONS => match accepted {
+            accepted = next(&listener, &workers), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok(accepted) => {
                     recovered(&listener, &mut exhausted);
-                    connections.spawn(serve(accepted));
+                    let runtime = accepted.place.runtime().clone();
+                    connections.spawn_on(serve(accepted), &runtime);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -61,10 +69,32 @@ where
     }
 }
 
-async fn next(listener: &TcpListener) -> io::Result<Accepted> {
-    let (stream, peer) = listener.accept().await?;
+/// The listener, as this task's worker hears of it. Until that works, connections wait with the kernel.
+async fn registered(listener: net::TcpListener) -> TcpListener {
+    loop {
+        match listener.try_clone().and_then(TcpListener::from_std) {
+            Ok(registered) => return registered,
+            Err(error) => {
+                let listener = listener.local_addr().map(tracing::field::display).ok();
+                warn!(listener, %error, "cannot wait for connections; trying again");
+                sleep(EXHAUSTED_WAIT).await;
+            }
+        }
+    }
+}
+
+/// The next connection, made known to the worker that will serve it and to no other.
+async fn next(listener: &TcpListener, workers: &Workers) -> io::Result<Accepted> {
+    let accepting = poll_fn(|cx| {
+        let place = workers.place();
+        let entered = place.enter();
+        let accepted = ready!(listener.poll_accept(cx));
+        drop(entered);
+        Poll::Ready(accepted.map(|(stream, peer)| (stream, peer, place)))
+    });
+    let (stream, peer, place) = accepting.await?;
     let local = Local::new(stream.local_addr()?);
-    Ok(Accepted { stream, peer: Peer::new(peer), local })
+    Ok(Accepted { stream, peer: Peer::new(peer), local, place })
 }
 
 /// accept(2): errors that are pending on the new connection come out of `accept`; the next one is another's.

@@ -43,10 +43,11 @@ use crate::state::{State, Workload};
 /// own; a native tunnel's one after the other, in this one.
 pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
     let (context, sandbox) = (&context, &sandbox);
-    let mut parties = Parties::between(Direction::Inbound, accepted.peer.socket(), accepted.local.socket());
+    let Accepted { stream, peer, local, place: _place } = accepted;
+    let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
     parties.path = Some(Path::Hbone);
     // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
-    match Box::pin(authenticate(context, sandbox, accepted)).await {
+    match Box::pin(authenticate(context, sandbox, stream, (peer, local))).await {
         Ok((Spoken::Hbone(mut h2), client)) => {
             Box::pin(serve_tunnels(context, sandbox, &mut h2, Arc::new(client))).await;
         }
@@ -60,7 +61,7 @@ pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted
 /// Serves one connection that came in clear. The client is reset where it cannot be served.
 pub(crate) async fn serve_plaintext(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
     let (context, sandbox) = (&*context, &*sandbox);
-    let Accepted { stream, peer, local } = accepted;
+    let Accepted { stream, peer, local, place: _place } = accepted;
     let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
     parties.path = Some(Path::Plaintext);
     let mut outcome = Outcome::begin(context, parties);

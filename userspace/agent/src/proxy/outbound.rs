@@ -38,7 +38,7 @@ use crate::state::{RangeKind, Wish, Workload};
 /// Serves one connection that reached the capture listener. The client is reset where it cannot be served.
 pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
     let (context, sandbox) = (&*context, &*sandbox);
-    let Accepted { stream, peer, local } = accepted;
+    let Accepted { stream, peer, local, place: _place } = accepted;
     let parties = Parties::between(Direction::Outbound, peer.socket(), local.socket());
     let mut outcome = Outcome::begin(context, parties);
     let closing = outcome.closing();

@@ -22,8 +22,7 @@ pub(crate) struct Outcome {
     started: Instant,
     /// Set when the connection was established.
     opened: Option<Arc<Counters>>,
-    /// [`Failure::Closed`] until its task says otherwise: a task that is aborted says nothing.
-    result: Result<(), Failure>,
+    written: bool,
 }
 
 impl Outcome {
@@ -35,7 +34,7 @@ impl Outcome {
             registration: context.connections.register(parties),
             started: Instant::now(),
             opened: None,
-            result: Err(Failure::Closed),
+            written: false,
         }
     }
 
@@ -68,21 +67,29 @@ impl Outcome {
 
     /// Writes the outcome.
     pub(crate) fn end(mut self, result: Result<(), Failure>) {
-        self.result = result;
+        self.write(result.err().as_ref());
     }
-}
 
-impl Drop for Outcome {
-    fn drop(&mut self) {
+    fn write(&mut self, failure: Option<&Failure>) {
+        self.written = true;
         let parties = self.registration.parties();
         let meter = self.registration.meter();
-        let flags = self.result.as_ref().err().map_or(ResponseFlags::None, Failure::flags);
+        let flags = failure.map_or(ResponseFlags::None, Failure::flags);
         match &self.opened {
             Some(counters) if flags == ResponseFlags::None => counters.closed(),
             Some(_) => self.metrics.counters(Labels::of(&parties, flags)).closed(),
             None => self.metrics.counters(Labels::of(&parties, flags)).failed(),
         }
         meter.flush();
-        access::complete(&parties, meter.bytes(), self.started.elapsed(), self.result.as_ref().err());
+        access::complete(&parties, meter.bytes(), self.started.elapsed(), failure);
+    }
+}
+
+/// A task that is aborted, or panics, says nothing: then the connection was closed.
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if !self.written {
+            self.write(Some(&Failure::Closed));
+        }
     }
 }

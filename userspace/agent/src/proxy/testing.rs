@@ -34,6 +34,7 @@ use crate::net::{Listeners, Netns};
 use crate::state::{Event, State, Workload};
 use crate::svid::{Authority, FetchError, Store, Tracked};
 use crate::telemetry::{self, Registry};
+use crate::workers::Workers;
 
 /// A workload `ns/<name>` with identity `spiffe://cluster.local/ns/ns/sa/<name>` and no address.
 pub(crate) fn workload(name: &str) -> Arc<Workload> {
@@ -102,7 +103,7 @@ impl Node {
 
     /// The same, with this `mesh.tunnel`.
     pub(crate) fn speaking(ca: &Arc<TestCa>, timeouts: Timeouts, tunnel: Tunnel) -> Self {
-        let mut registry = telemetry::registry("signetd", "test");
+        let mut registry = telemetry::registry("signetd", "test", std::iter::empty());
         let connections = Arc::new(Connections::new());
         let metrics = Arc::new(Metrics::new(&mut registry, Arc::clone(&connections)));
         let svids = Store::new(TestAuthority(Arc::clone(ca)), &mut registry);
@@ -131,6 +132,7 @@ impl Node {
             discovered,
             awaited: Awaited::new(&mut registry),
             drain: watch,
+            workers: Workers::here(),
         };
         Self { context: Arc::new(context), epoch, told, origins, svids, registry, drain }
     }
@@ -169,12 +171,16 @@ impl Node {
         let netns = Netns::current().unwrap();
         let sandbox = Sandbox { netns, cookie: NetnsCookie(1), host, workloads: RwLock::new(tenants) };
         let sandbox = Arc::new(sandbox);
-        let listen = async |port| TcpListener::bind((ip, port)).await.unwrap();
+        let listen = |port| {
+            let listener = std::net::TcpListener::bind((ip, port)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
         let listeners = Listeners {
-            outbound_v4: listen(OUTBOUND_PORT).await,
+            outbound_v4: listen(OUTBOUND_PORT),
             outbound_v6: None,
-            plaintext: listen(INBOUND_PLAINTEXT_PORT).await,
-            hbone: listen(HBONE_PORT).await,
+            plaintext: listen(INBOUND_PLAINTEXT_PORT),
+            hbone: listen(HBONE_PORT),
         };
         let running = start(Arc::clone(&self.context), Arc::clone(&sandbox), listeners);
         Pod { ip, workload: Arc::clone(&workloads[0]), sandbox, running, _svids: svids }

@@ -20,6 +20,7 @@ use super::native::{self, ANOTHER_CONNECTION, Attempt, Early, Open, Proven, Slot
 use crate::block::Block;
 use crate::mtls::{Authenticated, Endpoint, Protocol, SecureStream};
 use crate::net::{Netns, RelayError, relay_after};
+use crate::workers::WorkerId;
 
 /// An open way to the application.
 pub(crate) enum Upstream {
@@ -63,7 +64,8 @@ async fn open_either(
     request: &ConnectRequest,
     (early, application): (&mut Early, &mut TcpStream),
 ) -> Result<(Upstream, Opened), HboneError> {
-    let slot = Slot { key: request.key.clone(), svid: Arc::clone(endpoint.serial()) };
+    let slot =
+        Slot { key: request.key.clone(), svid: Arc::clone(endpoint.serial()), worker: WorkerId::current() };
     loop {
         let pooled = context.native.take(&slot, &request.expected);
         let is_pooled = pooled.is_some();

@@ -263,10 +263,8 @@ impl Authority for SilentAuthority {
     }
 }
 
-fn listener() -> tokio::net::TcpListener {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    tokio::net::TcpListener::from_std(listener).unwrap()
+fn listener() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 /// An enrolled pod of this node, in the cgroup `web`.

@@ -1,4 +1,4 @@
-//! What the process tells about itself, read at each scrape: file descriptors, memory, CPU time, the tokio runtime.
+//! What the process tells about itself, read at each scrape: file descriptors, memory, CPU time, the tokio runtimes.
 //!
 //! The names are those of the Prometheus client libraries and of ztunnel. What `/proc` does not give is left out of
 //! that scrape: a metrics page with a gap is better than none.
@@ -13,23 +13,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-/// The process and the runtime it was made in.
+/// The process and its runtimes.
 #[derive(Debug)]
 pub(super) struct Process {
-    runtime: RuntimeMetrics,
+    runtimes: Vec<RuntimeMetrics>,
 }
 
 impl Process {
-    /// Panics outside of a tokio runtime.
-    pub(super) fn current() -> Self {
-        Self { runtime: Handle::current().metrics() }
+    pub(super) fn of<'a>(runtimes: impl Iterator<Item = &'a Handle>) -> Self {
+        Self { runtimes: runtimes.map(Handle::metrics).collect() }
     }
 }
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         encode_process(&mut encoder)?;
-        encode_runtime(&mut encoder, &self.runtime)
+        encode_runtimes(&mut encoder, &self.runtimes)
     }
 }
 
@@ -55,15 +54,19 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn encode_runtime(encoder: &mut DescriptorEncoder<'_>, runtime: &RuntimeMetrics) -> Result<(), Error> {
-    let workers = runtime.num_workers();
-    let busy: f64 = (0..workers).map(|w| runtime.worker_total_busy_duration(w).as_secs_f64()).sum();
-    let parks: u64 = (0..workers).map(|w| runtime.worker_park_count(w)).sum();
-    let alive = saturating(runtime.num_alive_tasks());
-    let queued = saturating(runtime.global_queue_depth());
-    gauge(encoder, "tokio_num_workers", "Worker threads of the runtime", saturating(workers))?;
+/// Of all of them together.
+fn encode_runtimes(encoder: &mut DescriptorEncoder<'_>, runtimes: &[RuntimeMetrics]) -> Result<(), Error> {
+    let sum = |of: fn(&RuntimeMetrics) -> usize| saturating(runtimes.iter().map(of).sum());
+    let threads =
+        || runtimes.iter().flat_map(|runtime| (0..runtime.num_workers()).map(move |w| (runtime, w)));
+    let busy: f64 = threads().map(|(runtime, w)| runtime.worker_total_busy_duration(w).as_secs_f64()).sum();
+    let parks: u64 = threads().map(|(runtime, w)| runtime.worker_park_count(w)).sum();
+    let workers = sum(RuntimeMetrics::num_workers);
+    let alive = sum(RuntimeMetrics::num_alive_tasks);
+    let queued = sum(RuntimeMetrics::global_queue_depth);
+    gauge(encoder, "tokio_num_workers", "Threads that run tasks", workers)?;
     gauge(encoder, "tokio_num_alive_tasks", "Tasks that have not ended", alive)?;
-    gauge(encoder, "tokio_global_queue_depth", "Tasks that wait in the runtime's global queue", queued)?;
+    gauge(encoder, "tokio_global_queue_depth", "Tasks that wait in a runtime's global queue", queued)?;
     counter(encoder, "tokio_worker_park_count", "How often workers had nothing to do", parks)?;
     let help = "Time that workers were busy, all together";
     counter(encoder, "tokio_worker_total_busy_duration_seconds", help, busy)

@@ -1,6 +1,7 @@
 //! Client connections of the whole node, shared by the tunnels that may share them.
 //!
-//! A connection is found by the two workloads, the address and the SVID it was made with, so neither a reused pod IP nor
+//! A connection is found by the two workloads, the address and the SVID it was made with, and serves the worker that dialled
+//! it, so that no byte of its tunnels goes from thread to thread. So neither a reused pod IP nor
 //! a rotated key ever meets an old one, and one of whose two certificates one has expired is given to nobody; an old one
 //! serves the tunnels it has and then ends. Openers that find no room
 //! share one dial, and its failure. One task per connection dials it, drives it and takes it out of the pool; the pool
@@ -27,6 +28,7 @@ use crate::net::{self, Netns};
 use super::client::{self, Claim, Connection, Driver};
 use super::{ConnectRequest, HboneError, Opened, PoolKey, Tunnel};
 use crate::proxy::sni;
+use crate::workers::WorkerId;
 
 /// Pooled HBONE client connections of the whole node. Cheap to clone.
 #[derive(Clone)]
@@ -69,7 +71,7 @@ impl Pool {
 
     /// There is a connection for these two workloads, or one is being dialled.
     pub(in crate::proxy) fn knows(&self, key: &PoolKey, svid: &Arc<str>) -> bool {
-        self.shared.slots.lock().contains_key(&SlotId { key: key.clone(), svid: Arc::clone(svid) })
+        self.shared.slots.lock().contains_key(&SlotId::own(key, svid))
     }
 
     /// Drops every connection from or to a workload (it is gone, or its identity changed), and so every tunnel over them.
@@ -92,7 +94,7 @@ impl Pool {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         Dialled: Future<Output = Result<(IO, Authenticated), HboneError>> + Send + 'static,
     {
-        let slot = SlotId { key: request.key.clone(), svid: Arc::clone(svid) };
+        let slot = SlotId::own(&request.key, svid);
         let open = self.open_in(&slot, request, dial);
         let late = |_| HboneError::Timeout(request.key.address, request.timeout);
         tokio::time::timeout(request.timeout, open).await.map_err(late)?
@@ -200,6 +202,15 @@ struct Shared {
 struct SlotId {
     key: PoolKey,
     svid: Arc<str>,
+    /// Whose event loop has the connection's socket.
+    worker: WorkerId,
+}
+
+impl SlotId {
+    /// The calling worker's.
+    fn own(key: &PoolKey, svid: &Arc<str>) -> Self {
+        Self { key: key.clone(), svid: Arc::clone(svid), worker: WorkerId::current() }
+    }
 }
 
 /// The connections of one slot, and the dial that is under way.

@@ -14,7 +14,6 @@ use tokio::time::{sleep, timeout};
 use crate::addr::{Local, Peer, WorkloadUid};
 use crate::mtls::{Authenticated, Hello, Protocol, SecureStream};
 use crate::proxy::Context;
-use crate::proxy::accept::Accepted;
 use crate::proxy::failure::Failure;
 use crate::proxy::hbone::Server;
 use crate::proxy::native::Tunnel;
@@ -80,9 +79,9 @@ impl Client {
 pub(super) async fn authenticate(
     context: &Context,
     sandbox: &Sandbox,
-    accepted: Accepted,
+    stream: TcpStream,
+    (peer, dialled): (Peer, Local),
 ) -> Result<(Spoken, Client), Failure> {
-    let Accepted { stream, peer, local: dialled } = accepted;
     let wait = context.timeouts.handshake;
     let hello = within(wait, Hello::read(stream)).await?.map_err(Failure::Handshake)?;
     let local = sandbox.addressee(&*context.origins, hello.sni())?;

@@ -1,7 +1,7 @@
 //! Tunnels at rest, of the whole node, for the next application connection between the same two workloads.
 //!
 //! A tunnel is found by the two workloads, the address and the SVID it was made with, as HBONE's connections are, so
-//! neither a reused pod IP nor a rotated key ever meets an old one; one whose proof has expired is given to nobody. The last
+//! neither a reused pod IP nor a rotated key ever meets an old one; each worker has its own; one whose proof has expired is given to nobody. The last
 //! one that came is given away first, so that those which are too many grow old and go. All of them are watched by one
 //! task, which hears of a peer that closes or leaves: nothing waits at a tunnel that nobody uses.
 
@@ -21,6 +21,7 @@ use super::tunnel::Tunnel;
 use crate::addr::WorkloadUid;
 use crate::mtls::Authenticated;
 use crate::proxy::hbone::PoolKey;
+use crate::workers::WorkerId;
 
 /// Native tunnels at rest. Cheap to clone.
 #[derive(Clone, Default)]
@@ -34,6 +35,8 @@ pub(crate) struct Slot {
     pub(crate) key: PoolKey,
     /// Serial number of the client's SVID.
     pub(crate) svid: Arc<str>,
+    /// Whose event loop has the tunnel's socket.
+    pub(crate) worker: WorkerId,
 }
 
 /// A tunnel, and what its handshake has proved.

@@ -122,7 +122,8 @@ async fn plaintext(pair: &Pair) -> TcpStream {
     socket.bind((pair.client.ip, 0).into()).unwrap();
     let client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
-    let accepted = Accepted { stream, peer: Peer::new(peer), local: Local::new(pair.app.address) };
+    let place = pair.far.context.workers.place();
+    let accepted = Accepted { stream, peer: Peer::new(peer), local: Local::new(pair.app.address), place };
     let (context, sandbox) = (Arc::clone(&pair.far.context), Arc::clone(&pair.server.sandbox));
     tokio::spawn(async move { serve_plaintext(context, sandbox, accepted).await });
     client

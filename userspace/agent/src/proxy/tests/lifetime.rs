@@ -173,7 +173,12 @@ async fn a_connections_task_stays_small() {
     let accepted = async || {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        Accepted { stream, peer: Peer::new(peer), local: Local::new(peer) }
+        Accepted {
+            stream,
+            peer: Peer::new(peer),
+            local: Local::new(peer),
+            place: pair.near.context.workers.place(),
+        }
     };
     let (context, sandbox) = parts();
     let outbound = size_of_val(&outbound::serve(context, sandbox, accepted().await));

@@ -1,6 +1,7 @@
 //! Tunnels at rest: who gets one, and what takes one out of the pool.
 
 use super::*;
+use crate::workers::WorkerId;
 
 fn slot(svid: &str) -> Slot {
     let uid = |name: &str| WorkloadUid::new(name);
@@ -10,7 +11,7 @@ fn slot(svid: &str) -> Slot {
         address: "10.0.0.1:15008".parse().unwrap(),
         sni_port: None,
     };
-    Slot { key, svid: svid.into() }
+    Slot { key, svid: svid.into(), worker: WorkerId::current() }
 }
 
 #[tokio::test]
