@@ -107,7 +107,7 @@ pub struct Workload {
 
 /// Known, not in the mesh.
 pub const CAPTURE_BYPASS: u32 = 0;
-/// In the mesh, its listeners are not up: denied.
+/// In the mesh, its listeners are not up: its connects wait for them.
 pub const CAPTURE_NOT_READY: u32 = 1;
 /// In the mesh: redirected to the engine.
 pub const CAPTURE_REDIRECT: u32 = 2;
@@ -285,8 +285,8 @@ pub struct Event {
 pub const EVENT_CGROUP_MADE: u32 = 1;
 /// A cgroup was removed.
 pub const EVENT_CGROUP_GONE: u32 = 2;
-/// A connect was denied because nobody knows the cgroup, or it is not ready.
-pub const EVENT_DENIED: u32 = 3;
+/// A connect was denied because nobody knows the cgroup, or waits because it is not ready.
+pub const EVENT_AWAITED: u32 = 3;
 /// [`Event::path_length`] of a path that is longer than [`MAX_PATH`].
 pub const PATH_TRUNCATED: u32 = u32::MAX;
 /// The longest cgroup path an event carries. Kubelet's with systemd and containerd are about 230 bytes.

@@ -63,7 +63,7 @@ pub const VERDICT_LABELS: [(u32, &str, &str); 21] = [
     verdict(Verdict::Deny, Reason::UnknownPodEngineGone, "deny", "unknown_pod_engine_gone"),
     verdict(Verdict::Bypass, Reason::UnknownPodEngineGone, "bypass", "unknown_pod_engine_gone"),
     verdict(Verdict::Bypass, Reason::NotEnrolled, "bypass", "not_enrolled"),
-    verdict(Verdict::Deny, Reason::NotReady, "deny", "not_ready"),
+    verdict(Verdict::Redirect, Reason::NotReady, "redirect", "not_ready"),
     verdict(Verdict::Bypass, Reason::LocalHost, "bypass", "local_host"),
     verdict(Verdict::Bypass, Reason::OwnAddress, "bypass", "own_address"),
     verdict(Verdict::Redirect, Reason::Outbound, "redirect", "outbound"),

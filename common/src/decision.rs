@@ -38,7 +38,7 @@ pub enum Reason {
     UnknownPodEngineGone = 3,
     /// The workload is known not to be in the mesh.
     NotEnrolled = 4,
-    /// The workload is in the mesh and its listeners are not up.
+    /// The workload is in the mesh and its listeners are not up: its SYN [is held](is_held).
     NotReady = 5,
     /// The destination is the local host.
     LocalHost = 6,
@@ -176,7 +176,8 @@ pub enum Fault {
 /// What a connect of `caller` to `destination` may do.
 ///
 /// Loopback passes before anything else for pods: what stays in the namespace is not traffic of the mesh, and a pod
-/// may talk to itself before its listeners are up. The engine's ports are reached that way too, without a record, and
+/// may talk to itself before its listeners are up. Everything else of such a pod waits for them: it goes to the engine, whose
+/// listener is not there yet, and its SYN [is held](is_held) until it is. The engine's ports are reached that way too, without a record, and
 /// the engine refuses what has none.
 #[inline(always)]
 #[must_use]
@@ -190,7 +191,7 @@ pub const fn connect(caller: Caller, destination: Destination) -> Decision {
         (Caller::UnknownPod, _) => deny(Reason::UnknownPod),
         (Caller::UnknownPodEngineGone { deny: false }, _) => bypass(Reason::UnknownPodEngineGone),
         (Caller::UnknownPodEngineGone { deny: true }, _) => deny(Reason::UnknownPodEngineGone),
-        (Caller::Workload(Capture::NotReady), _) => deny(Reason::NotReady),
+        (Caller::Workload(Capture::NotReady), _) => redirect(Reason::NotReady),
         (Caller::Workload(Capture::Redirect), Destination::Own) => bypass(Reason::OwnAddress),
         (Caller::Workload(Capture::Redirect), Destination::Elsewhere) => redirect(Reason::Outbound),
     }
@@ -232,6 +233,14 @@ pub const fn departure(path: u32, stage: u32, is_connecting: bool) -> Option<Fau
         PATH_DIRECT if stage < STAGE_OPEN && !is_connecting => Some(Fault::Stray),
         _ => None,
     }
+}
+
+/// Whether the SYN of a socket that goes to the engine is dropped for now, and so sent again in a moment: its workload's
+/// listeners are not up, and there is an engine that is opening them. Without one it goes on, and is refused.
+#[inline(always)]
+#[must_use]
+pub const fn is_held(path: u32, capture: Capture, engine_alive: bool) -> bool {
+    path == PATH_REDIRECT && matches!(capture, Capture::NotReady) && engine_alive
 }
 
 /// Where a SYN goes.

@@ -8,9 +8,9 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_ns,
 };
-use signet_common::abi::{Config, EVENT_DENIED, Event, Workload};
+use signet_common::abi::{Captured, Config, EVENT_AWAITED, Event, Workload};
 use signet_common::counter;
-use signet_common::decision::{Caller, Capture};
+use signet_common::decision::{self, Caller, Capture};
 
 use crate::maps::{EVENTS, HEARTBEAT, TOLD, WORKLOADS, config, count};
 
@@ -60,9 +60,9 @@ pub fn current() -> Current {
     Current { caller: stranger(&walk, config), cgroup: walk.leaf, workload: None }
 }
 
-/// Tells signetd that a connect of this cgroup was denied, so that it looks at it now.
+/// Tells signetd that a connect of this cgroup waits or was denied, so that it looks at it now.
 #[inline(always)]
-pub fn tell_denied(cgroup: u64) {
+pub fn tell_awaited(cgroup: u64) {
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a number; a torn read is not possible for an aligned u64.
@@ -75,7 +75,7 @@ pub fn tell_denied(cgroup: u64) {
     // SAFETY: the record is reserved, of this size, and ours until it is submitted. The path's bytes stay as the ring
     // had them: their length is 0.
     unsafe {
-        (*record).kind = EVENT_DENIED;
+        (*record).kind = EVENT_AWAITED;
         (*record).path_length = 0;
         (*record).cgroup = cgroup;
     }
@@ -115,6 +115,14 @@ fn stranger(walk: &Walk, config: Option<&Config>) -> Caller {
         (true, true) => Caller::UnknownPod,
         (true, false) => Caller::UnknownPodEngineGone { deny: config.deny_unknown != 0 },
     }
+}
+
+/// Whether the SYN of a captured socket waits for the engine's listeners.
+#[inline(always)]
+pub fn is_held(captured: &Captured) -> bool {
+    // SAFETY: as in `current`.
+    let Some(workload) = (unsafe { WORKLOADS.get(captured.origin.cgroup) }) else { return false };
+    decision::is_held(captured.path, Capture::of(workload), engine_is_alive())
 }
 
 /// Whether the engine has stamped its heartbeat lately.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Workload};
-use signet_common::decision::{self, Destination, Reason, Verdict};
+use signet_common::decision::{self, Decision, Destination, Reason, Verdict};
 
 use crate::caller::{self, Current};
 use crate::maps::{PORTS, SOCKETS, Storage, counted, read, words, write};
@@ -111,14 +111,14 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
     }
     let port = port(ctx);
     let decision = decision::connect(current.caller, destination(ctx, &current, address, port));
+    if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
+        caller::tell_awaited(current.cgroup);
+    }
     if matches!(decision.verdict, Verdict::Redirect) {
-        return leave(ctx, &current, address, port);
+        return leave(ctx, &current, decision, address, port);
     }
     // What an earlier connect of this socket recorded is no longer true.
     SOCKETS.forget(socket(ctx));
-    if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
-        caller::tell_denied(current.cgroup);
-    }
     if matches!(decision.reason, Reason::Kubelet) {
         probe::mark(socket(ctx), &current, address, port);
     }
@@ -127,14 +127,23 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
 
 /// A workload of the mesh connects to elsewhere: past the engine where a permit says so, and otherwise to it.
 #[inline(always)]
-fn leave(ctx: &SockAddrContext, current: &Current, address: Address, port: u16) -> Outcome {
+fn leave(
+    ctx: &SockAddrContext,
+    current: &Current,
+    decision: Decision,
+    address: Address,
+    port: u16,
+) -> Outcome {
     let mut origin = Origin { cgroup: current.cgroup, destination: address, port, ..Origin::default() };
     let (mut server, mut server_port) = (address, port);
     if let Some(backend) = service::choose(current, &address, port) {
         (origin.choice, origin.choice_port) = (backend.address, backend.port);
         (server, server_port) = (backend.address, backend.port);
     }
-    let (decision, permit) = direct::decide(current.cgroup, server, server_port);
+    let (decision, permit) = match decision.reason {
+        Reason::NotReady => (decision, None),
+        _ => direct::decide(current.cgroup, server, server_port),
+    };
     let verdict = match (counted(decision), permit) {
         (Verdict::Direct, Some(permit)) => direct::take(ctx, current, &origin, permit, server, server_port),
         _ => redirect(ctx, current, &origin),

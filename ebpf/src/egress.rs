@@ -6,6 +6,9 @@
 //! (net/ipv4/ip_output.c `ip_finish_output`), in the cgroup's hands and not the namespace's. It runs for every packet:
 //! those on loopback pass first; sockets that were never captured, all servers' among them, have no storage, which is one
 //! load; a direct socket's is one load more.
+//!
+//! On loopback it only holds SYNs: of a workload whose listeners the engine is still opening. TCP sends a SYN that was
+//! dropped again, and it arrives once they are up, so that a pod whose first act is to connect waits and is not refused.
 
 use aya_ebpf::bindings::BPF_TCP_SYN_SENT;
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
@@ -13,6 +16,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use signet_common::decision::{Verdict, departure};
 
+use crate::caller::is_held;
 use crate::connect::{ALLOW, REFUSE};
 use crate::maps::{SOCKETS, Storage, fault, read};
 use crate::steer::LOOPBACK;
@@ -21,10 +25,6 @@ use crate::steer::LOOPBACK;
 pub fn signet_egress(ctx: SkBuffContext) -> i32 {
     let packet = ctx.skb.skb;
     // SAFETY: the kernel passes a valid context.
-    if unsafe { read!(packet, ifindex) } == LOOPBACK {
-        return ALLOW;
-    }
-    // SAFETY: as above.
     let sk = unsafe { read!(packet, __bindgen_anon_2.sk) };
     if sk.is_null() {
         return ALLOW;
@@ -34,9 +34,16 @@ pub fn signet_egress(ctx: SkBuffContext) -> i32 {
     if sk.is_null() {
         return ALLOW;
     }
+    // SAFETY: the helper's answer is a socket, and the kernel passes a valid context.
+    let (is_connecting, is_inside) =
+        unsafe { (read!(sk, state) == BPF_TCP_SYN_SENT, read!(packet, ifindex) == LOOPBACK) };
+    if is_inside && !is_connecting {
+        return ALLOW;
+    }
     let Some(captured) = SOCKETS.of(sk) else { return ALLOW };
-    // SAFETY: the helper's answer is a socket.
-    let is_connecting = unsafe { read!(sk, state) } == BPF_TCP_SYN_SENT;
+    if is_inside {
+        return if is_held(captured) { REFUSE } else { ALLOW };
+    }
     match departure(captured.path, captured.stage, is_connecting).map(fault) {
         Some(Verdict::Deny) => REFUSE,
         _ => ALLOW,

@@ -10,7 +10,7 @@
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
-    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_TIMEOUT_INIT, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
 };
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::sock_ops;
@@ -21,15 +21,21 @@ use signet_common::abi::{
 };
 use signet_common::decision::Fault;
 
+use crate::caller::is_held;
 use crate::maps::{BOUND, FLOWS, PORTS, SOCKETS, Storage, fault, of_family, read, words};
 use crate::{direct, probe};
 
 const DONE: u32 = 1;
+/// When a held SYN is sent again first, in ticks of the kernel: between 50 ms (`HZ` 1000) and 500 ms (`HZ` 100). Without
+/// this it is a second. The following ones double as ever (net/ipv4/tcp_timer.c `tcp_retransmit_timer`), so with the
+/// kernel's defaults a connect waits between 6 s and a minute before it fails with ETIMEDOUT.
+const HELD_SYN_TIMEOUT: u32 = 50;
 
 #[sock_ops]
 pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => with_socket(&ctx, connect),
+        BPF_SOCK_OPS_TIMEOUT_INIT => with_socket(&ctx, hurry),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => with_socket(&ctx, established),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB if is_engines_end(&ctx) => watch_close(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::admitted(&ctx),
@@ -56,6 +62,14 @@ fn connect(ctx: &SockOpsContext, sk: *mut bpf_sock) {
         Some(captured) if captured.path == PATH_REDIRECT => publish(ctx, captured),
         Some(captured) if captured.path == PATH_PROBE => probe::publish(ctx, captured),
         _ => {}
+    }
+}
+
+/// A SYN that is held is sent again soon. Asked for after `TCP_CONNECT_CB` (net/ipv4/tcp_output.c `tcp_connect_init`).
+#[inline(always)]
+fn hurry(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    if SOCKETS.of(sk).is_some_and(|captured| is_held(captured)) {
+        ctx.set_reply(HELD_SYN_TIMEOUT);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table of every decision.
 
 use super::*;
-use crate::abi::{PATH_NATIVE, STAGE_CONNECT, STAGE_ENDED, STAGE_PUBLISHED};
+use crate::abi::{PATH_NATIVE, PATH_PROBE, STAGE_CONNECT, STAGE_ENDED, STAGE_PUBLISHED};
 use crate::direct::{ADMISSION_NONE, ADMISSION_SYN, Permit};
 
 const DESTINATIONS: [Destination; 3] = [Destination::LocalHost, Destination::Own, Destination::Elsewhere];
@@ -25,10 +25,22 @@ fn a_ready_workload_leaves_only_through_the_engine() {
 }
 
 #[test]
-fn a_workload_that_is_not_ready_never_leaves() {
+fn a_workload_that_is_not_ready_waits_for_the_engine_and_never_leaves() {
     let waiting = Caller::Workload(Capture::NotReady);
-    assert_eq!(connect(waiting, Destination::Elsewhere), deny(Reason::NotReady));
-    assert_eq!(connect(waiting, Destination::Own), deny(Reason::NotReady));
+    assert_eq!(connect(waiting, Destination::Elsewhere), redirect(Reason::NotReady));
+    assert_eq!(connect(waiting, Destination::Own), redirect(Reason::NotReady));
+}
+
+#[test]
+fn only_what_waits_for_a_living_engine_is_held() {
+    assert!(is_held(PATH_REDIRECT, Capture::NotReady, true));
+    assert!(!is_held(PATH_REDIRECT, Capture::NotReady, false));
+    for capture in [Capture::Bypass, Capture::Redirect] {
+        assert!(!is_held(PATH_REDIRECT, capture, true));
+    }
+    for path in [PATH_NATIVE, PATH_DIRECT, PATH_PROBE] {
+        assert!(!is_held(path, Capture::NotReady, true));
+    }
 }
 
 #[test]

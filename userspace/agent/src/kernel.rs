@@ -115,7 +115,7 @@ pub struct CapturedWorkload {
 pub enum CaptureState {
     /// Known, not in the mesh.
     Bypass,
-    /// In the mesh, listeners not up yet: deny.
+    /// In the mesh, listeners not up yet: its connects wait.
     NotReady,
     /// In the mesh: redirect.
     Redirect,

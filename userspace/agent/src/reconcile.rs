@@ -4,7 +4,7 @@
 //! listeners in its network namespace. Three kinds of event reach it (a source said something, the kernel said
 //! something, a cgroup's population changed), each ends in [`Reconciler::advance`] for the workloads it concerns, and
 //! `advance` is a ladder of steps that can be climbed again from any rung: an error leaves the workload on the rung
-//! before, where the kernel denies, and is retried with backoff.
+//! before, where its connects wait, and is retried with backoff.
 //!
 //! It does not carry traffic: what it opens it hands to a [`Sandboxes`], which `app` implements with the proxies.
 
@@ -183,7 +183,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                 () = drain.stopped() => return Ok(self.sandboxes),
                 // Before events that may never pause; otherwise last, so that a burst of them is settled once.
                 () = sleep_until(settle), if settle.is_some() => self.settle_direct(),
-                Some(uid) = self.wake_rx.recv() => self.advance(&uid),
+                Some(uid) = self.wake_rx.recv() => self.advance_awaited(|l| l.workload.uid == uid),
                 Some(event) = kernel_events.recv() => self.on_kernel(event),
                 Some(event) = events.recv() => self.on_source(event)?,
                 Some(served) = served.recv() => self.on_served(&served),
@@ -299,7 +299,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                 self.advance_where(|l| l.lives_at(&path));
             }
             KernelEvent::CgroupGone(path) => self.on_cgroup_gone(&path),
-            KernelEvent::DeniedNotReady(cgroup) => self.advance_where(|l| l.cgroup_id() == Some(cgroup)),
+            KernelEvent::Awaited(cgroup) => self.advance_awaited(|l| l.cgroup_id() == Some(cgroup)),
             KernelEvent::DirectStale(flow) => self.judge_direct(&flow),
             KernelEvent::DirectStray(flow) => self.on_stray(&flow),
             KernelEvent::Overrun => {
@@ -325,6 +325,13 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         for uid in uids {
             self.advance(&uid);
         }
+    }
+
+    /// Something has just happened to them: what is still missing (a runtime moves a container's first process into the
+    /// pod's network namespace after its cgroup, and nothing tells of that) is a matter of milliseconds.
+    fn advance_awaited(&mut self, concerns: impl Fn(&Local) -> bool) {
+        self.locals.values_mut().filter(|l| concerns(l)).for_each(Local::retry_now);
+        self.advance_where(concerns);
     }
 
     // ---- retries ----

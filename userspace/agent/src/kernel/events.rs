@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
-use signet_common::abi::{EVENT_CGROUP_GONE, EVENT_CGROUP_MADE, EVENT_DENIED, Event, PATH_TRUNCATED};
+use signet_common::abi::{EVENT_AWAITED, EVENT_CGROUP_GONE, EVENT_CGROUP_MADE, Event, PATH_TRUNCATED};
 use signet_common::counter;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,8 +29,8 @@ pub enum KernelEvent {
     CgroupMade(PathBuf),
     /// A cgroup was removed.
     CgroupGone(PathBuf),
-    /// A connect of a not-ready or unknown cgroup was denied: look at it now.
-    DeniedNotReady(CgroupId),
+    /// A connect of an unknown cgroup was denied, or one of a not-ready cgroup waits: look at it now.
+    Awaited(CgroupId),
     /// Events were lost: walk the tree again.
     Overrun,
     /// A direct flow began under a permit that has been taken back meanwhile: ask policy about it.
@@ -107,10 +107,10 @@ fn lost(counters: &PerCpuArray<MapData, u64>) -> u64 {
 fn parse(record: &[u8], root: &Path) -> Option<KernelEvent> {
     let word = |at: usize| Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?));
     let made = match word(std::mem::offset_of!(Event, kind))? {
-        EVENT_DENIED => {
+        EVENT_AWAITED => {
             let at = std::mem::offset_of!(Event, cgroup);
             let id = u64::from_ne_bytes(record.get(at..at + 8)?.try_into().ok()?);
-            return Some(KernelEvent::DeniedNotReady(CgroupId(id)));
+            return Some(KernelEvent::Awaited(CgroupId(id)));
         }
         EVENT_CGROUP_MADE => true,
         EVENT_CGROUP_GONE => false,
@@ -166,8 +166,8 @@ mod tests {
 
     #[test]
     fn a_denied_connect_names_its_cgroup() {
-        let denied = record(EVENT_DENIED, 0, 42, "");
-        assert_eq!(parse(&denied, Path::new("x")), Some(KernelEvent::DeniedNotReady(CgroupId(42))));
+        let denied = record(EVENT_AWAITED, 0, 42, "");
+        assert_eq!(parse(&denied, Path::new("x")), Some(KernelEvent::Awaited(CgroupId(42))));
     }
 
     proptest! {

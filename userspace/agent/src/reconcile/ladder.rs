@@ -1,7 +1,7 @@
 //! The ladder that a workload of this node climbs: cgroup, SVID, network namespace, listeners, capture.
 //!
 //! It can be climbed again from any rung: a step that was taken is not taken twice, and one that fails leaves the workload
-//! on the rung before, where the kernel denies.
+//! on the rung before, where its connects wait.
 
 use std::collections::HashSet;
 

@@ -38,7 +38,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         let Some(cgroup) = local.cgroup_id() else { return };
         let done = match leaving {
             Leaving::Gone => self.kernel.remove_workload(cgroup).map_err(ReconcileError::from),
-            // It comes back in a moment under other terms: until then the kernel denies.
+            // It comes back in a moment under other terms: until then its connects wait.
             Leaving::Changed => self.capture(local, cgroup, CaptureState::NotReady),
         };
         if let Err(e) = done {

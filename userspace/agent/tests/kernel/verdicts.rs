@@ -8,7 +8,7 @@ use signet_agent::config::{UnknownPods, Unprotected};
 use signet_agent::kernel::{CaptureState, CapturedWorkload, KernelEvent};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::guards::{Netns, Node, POD_V4, Pod, Process};
+use crate::guards::{Netns, Node, POD_V4, Pod, Process, eventually};
 use crate::require_root_and_ebpf;
 
 /// Where a connect that passes is served: outside of the pod.
@@ -35,16 +35,44 @@ fn verdicts(verdict: &str, reason: &str) -> String {
 }
 
 #[test]
-fn a_workload_that_is_not_ready_is_denied_and_told_of() {
+fn a_workload_that_is_not_ready_is_told_of_and_its_connects_wait() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, _outside, server) = pod_and_server(&node);
+    node.kernel.heartbeat().unwrap();
+    node.put(&pod, CaptureState::NotReady);
+    let engine = pod.netns.listen("127.0.0.1:15001");
+    [&server, &engine].into_iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+    let process = Process::start(&pod.cgroup, &pod.netns, || connect().map(|said| ((), said)));
+    node.event(|event| *event == KernelEvent::Awaited(pod.id()));
+    eventually("its SYN is sent again", || pod.netns.enter(syns_sent_again) >= 2);
+    assert!(server.accept().is_err() && engine.accept().is_err(), "nobody hears of it");
+    assert_eq!(node.metric(&verdicts("redirect", "not_ready")), 1);
+
+    node.enrol(&pod);
+    eventually("it reaches the engine", || engine.accept().is_ok());
+    process.said().unwrap();
+    assert!(server.accept().is_err());
+}
+
+#[test]
+fn a_workload_that_is_not_ready_is_refused_without_an_engine() {
     require_root_and_ebpf!();
     let mut node = Node::start();
     let (pod, _outside, _server) = pod_and_server(&node);
     node.put(&pod, CaptureState::NotReady);
-    assert!(is_denied(pod.run(connect)));
-    node.event(|event| *event == KernelEvent::DeniedNotReady(pod.id()));
-    assert_eq!(node.metric(&verdicts("deny", "not_ready")), 1);
+    assert_eq!(pod.run(connect).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     let _local = pod.netns.listen("127.0.0.1:9090");
     pod.run(|| TcpStream::connect("127.0.0.1:9090").map(|_| String::new())).expect("it may talk to itself");
+}
+
+/// `TCPSynRetrans` of the calling thread's network namespace.
+fn syns_sent_again() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split(' ').position(|name| name == "TCPSynRetrans").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -54,7 +82,7 @@ fn a_pod_nobody_knows_is_denied_and_told_of_while_the_engine_lives() {
     let (pod, _outside, _server) = pod_and_server(&node);
     node.kernel.heartbeat().unwrap();
     assert!(is_denied(pod.run(connect)));
-    node.event(|event| *event == KernelEvent::DeniedNotReady(pod.id()));
+    node.event(|event| *event == KernelEvent::Awaited(pod.id()));
     assert_eq!(node.metric(&verdicts("deny", "unknown_pod")), 1);
 }
 

@@ -31,3 +31,19 @@ async fn an_entry_that_could_not_be_removed_goes_with_a_later_heartbeat() {
     scene.reconciler.heartbeat();
     assert_eq!(scene.entry(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_whose_connects_wait_is_not_kept_waiting_by_earlier_failures() {
+    let mut scene = Scene::new();
+    scene.hear(Event::Synced);
+    scene.world.lock().broken = Some("listen");
+    scene.tell(web());
+    for _ in 0..10 {
+        scene.retry().await;
+    }
+    let left = |scene: &Scene| scene.reconciler.next_retry().unwrap() - Instant::now();
+    assert!(left(&scene) > Duration::from_secs(4));
+    let cgroup = scene.web();
+    scene.reconciler.on_kernel(KernelEvent::Awaited(cgroup));
+    assert!(left(&scene) < Duration::from_millis(50));
+}
