@@ -5,7 +5,7 @@
 
 use crate::decision::{Decision, Fault, Reason, Verdict};
 
-const REASONS: u32 = 19;
+const REASONS: u32 = 20;
 const FAULTS: u32 = 9;
 const VERDICT_BASE: u32 = 0;
 const FAULT_BASE: u32 = VERDICT_BASE + 4 * REASONS;
@@ -55,7 +55,7 @@ pub const fn of_unprotected(protocol: Protocol, verdict: Verdict) -> u32 {
 }
 
 /// `signet_capture_verdicts_total`: slot, `verdict`, `reason`. Every decision that can be made, and no other.
-pub const VERDICT_LABELS: [(u32, &str, &str); 21] = [
+pub const VERDICT_LABELS: [(u32, &str, &str); 22] = [
     verdict(Verdict::Bypass, Reason::Outside, "bypass", "outside"),
     verdict(Verdict::Bypass, Reason::Engine, "bypass", "engine"),
     verdict(Verdict::Bypass, Reason::Kubelet, "bypass", "kubelet"),
@@ -64,6 +64,7 @@ pub const VERDICT_LABELS: [(u32, &str, &str); 21] = [
     verdict(Verdict::Bypass, Reason::UnknownPodEngineGone, "bypass", "unknown_pod_engine_gone"),
     verdict(Verdict::Bypass, Reason::NotEnrolled, "bypass", "not_enrolled"),
     verdict(Verdict::Redirect, Reason::NotReady, "redirect", "not_ready"),
+    verdict(Verdict::Deny, Reason::EngineGone, "deny", "engine_gone"),
     verdict(Verdict::Bypass, Reason::LocalHost, "bypass", "local_host"),
     verdict(Verdict::Bypass, Reason::OwnAddress, "bypass", "own_address"),
     verdict(Verdict::Redirect, Reason::Outbound, "redirect", "outbound"),
@@ -126,7 +127,7 @@ mod tests {
         let captures = [Capture::Bypass, Capture::NotReady, Capture::Redirect];
         let mut all: Vec<_> = captures.into_iter().map(Caller::Workload).collect();
         all.extend([true, false].map(|deny| Caller::UnknownPodEngineGone { deny }));
-        all.extend([Caller::Engine, Caller::Kubelet, Caller::UnknownPod, Caller::Outside]);
+        all.extend([Caller::Stranded, Caller::Engine, Caller::Kubelet, Caller::UnknownPod, Caller::Outside]);
         all
     }
 

@@ -66,6 +66,8 @@ pub enum Reason {
     Kubelet = 17,
     /// A SYN of the kubelet's.
     ProbeSyn = 18,
+    /// The workload is in the mesh and the engine is gone: killed for longer than a restart takes, or frozen.
+    EngineGone = 19,
 }
 
 /// One decision.
@@ -93,6 +95,8 @@ pub enum Capture {
 pub enum Caller {
     /// A workload signetd has told of: the nearest ancestor cgroup with an entry.
     Workload(Capture),
+    /// A workload of the mesh whose engine is gone.
+    Stranded,
     /// signetd itself.
     Engine,
     /// The kubelet.
@@ -192,7 +196,10 @@ pub const fn connect(caller: Caller, destination: Destination) -> Decision {
         (Caller::UnknownPodEngineGone { deny: false }, _) => bypass(Reason::UnknownPodEngineGone),
         (Caller::UnknownPodEngineGone { deny: true }, _) => deny(Reason::UnknownPodEngineGone),
         (Caller::Workload(Capture::NotReady), _) => redirect(Reason::NotReady),
-        (Caller::Workload(Capture::Redirect), Destination::Own) => bypass(Reason::OwnAddress),
+        (Caller::Workload(Capture::Redirect) | Caller::Stranded, Destination::Own) => {
+            bypass(Reason::OwnAddress)
+        }
+        (Caller::Stranded, Destination::Elsewhere) => deny(Reason::EngineGone),
         (Caller::Workload(Capture::Redirect), Destination::Elsewhere) => redirect(Reason::Outbound),
     }
 }
@@ -235,12 +242,17 @@ pub const fn departure(path: u32, stage: u32, is_connecting: bool) -> Option<Fau
     }
 }
 
-/// Whether the SYN of a socket that goes to the engine is dropped for now, and so sent again in a moment: its workload's
-/// listeners are not up, and there is an engine that is opening them. Without one it goes on, and is refused.
+/// Whether the SYN of a redirected socket is dropped for now, and so sent again in a moment: its workload's listeners are
+/// not up yet, or not up again after a restart of the engine (`listens`: somebody does on its port). Once the engine counts
+/// as gone the SYN goes on, and is refused.
 #[inline(always)]
 #[must_use]
-pub const fn is_held(path: u32, capture: Capture, engine_alive: bool) -> bool {
-    path == PATH_REDIRECT && matches!(capture, Capture::NotReady) && engine_alive
+pub const fn is_held(capture: Capture, listens: bool, engine_alive: bool) -> bool {
+    match capture {
+        Capture::NotReady => engine_alive,
+        Capture::Redirect => engine_alive && !listens,
+        Capture::Bypass => false,
+    }
 }
 
 /// Where a SYN goes.

@@ -8,9 +8,9 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_ns,
 };
-use signet_common::abi::{Captured, Config, EVENT_AWAITED, Event, Workload};
+use signet_common::abi::{Config, EVENT_AWAITED, Event, Workload};
 use signet_common::counter;
-use signet_common::decision::{self, Caller, Capture};
+use signet_common::decision::{Caller, Capture};
 
 use crate::maps::{EVENTS, HEARTBEAT, TOLD, WORKLOADS, config, count};
 
@@ -33,7 +33,7 @@ impl Current {
     /// In the mesh, ready or not.
     #[inline(always)]
     pub fn is_enrolled(&self) -> bool {
-        matches!(self.caller, Caller::Workload(Capture::NotReady | Capture::Redirect))
+        matches!(self.caller, Caller::Workload(Capture::NotReady | Capture::Redirect) | Caller::Stranded)
     }
 }
 
@@ -54,7 +54,10 @@ pub fn current() -> Current {
         // `Capture::of` takes what it does not know for "not ready".
         && let Some(workload) = unsafe { WORKLOADS.get(walk.workload) }
     {
-        let caller = Caller::Workload(Capture::of(workload));
+        let caller = match Capture::of(workload) {
+            Capture::NotReady | Capture::Redirect if !config.is_some_and(is_alive) => Caller::Stranded,
+            capture => Caller::Workload(capture),
+        };
         return Current { caller, cgroup: walk.workload, workload: Some(workload) };
     }
     Current { caller: stranger(&walk, config), cgroup: walk.leaf, workload: None }
@@ -117,12 +120,11 @@ fn stranger(walk: &Walk, config: Option<&Config>) -> Caller {
     }
 }
 
-/// Whether the SYN of a captured socket waits for the engine's listeners.
+/// What is known of the workload with that cgroup; nobody waits for one that is gone.
 #[inline(always)]
-pub fn is_held(captured: &Captured) -> bool {
+pub fn capture_of(cgroup: u64) -> Capture {
     // SAFETY: as in `current`.
-    let Some(workload) = (unsafe { WORKLOADS.get(captured.origin.cgroup) }) else { return false };
-    decision::is_held(captured.path, Capture::of(workload), engine_is_alive())
+    unsafe { WORKLOADS.get(cgroup) }.map_or(Capture::Bypass, Capture::of)
 }
 
 /// Whether the engine has stamped its heartbeat lately.

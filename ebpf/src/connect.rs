@@ -5,7 +5,7 @@
 //! alike. The origin is stored with the socket: `sock_ops` publishes it once the kernel has chosen the source port.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use signet_common::abi::{Address, OUTBOUND_PORT, Origin, Port, Workload};
@@ -21,6 +21,7 @@ pub const REFUSE: i32 = 0;
 /// What the kernel does with an allowed one.
 pub const ALLOW: i32 = 1;
 
+const ECONNREFUSED: i32 = 111;
 const IPPROTO_TCP: u32 = 6;
 /// Not among the protocols that aya knows.
 pub const IPPROTO_MPTCP: u32 = 262;
@@ -42,7 +43,7 @@ pub fn signet_connect4(ctx: SockAddrContext) -> i32 {
     let Outcome { verdict, server, port } = connect(&ctx, address);
     let (word, port) = match verdict {
         Verdict::Bypass => return ALLOW,
-        Verdict::Deny => return REFUSE,
+        Verdict::Deny => return refuse(&ctx),
         Verdict::Redirect => (LOOPBACK_V4, OUTBOUND_PORT),
         Verdict::Direct => (server.0[3], port),
     };
@@ -58,7 +59,7 @@ pub fn signet_connect6(ctx: SockAddrContext) -> i32 {
     let Outcome { verdict, server, port } = connect(&ctx, address);
     let (to, port) = match verdict {
         Verdict::Bypass => return ALLOW,
-        Verdict::Deny => return REFUSE,
+        Verdict::Deny => return refuse(&ctx),
         Verdict::Redirect if address.as_v4().is_some() => (Address::v4(LOOPBACK_V4), OUTBOUND_PORT),
         Verdict::Redirect => (Address([0, 0, 0, ONE]), OUTBOUND_PORT),
         Verdict::Direct => (server, port),
@@ -66,6 +67,23 @@ pub fn signet_connect6(ctx: SockAddrContext) -> i32 {
     write_v6(&ctx, to);
     write_port(&ctx, port);
     ALLOW
+}
+
+/// Fails a TCP connect with ECONNREFUSED, which applications take for a server that is not there yet, and anything else
+/// with EPERM.
+#[inline(always)]
+fn refuse(ctx: &SockAddrContext) -> i32 {
+    if is_tcp(ctx) {
+        // SAFETY: sets what connect(2) returns. An error leaves EPERM.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+    }
+    REFUSE
+}
+
+#[inline(always)]
+fn is_tcp(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the kernel passes a valid context.
+    matches!(unsafe { read!(ctx.sock_addr, protocol) }, IPPROTO_TCP | IPPROTO_MPTCP)
 }
 
 /// The destination of an `AF_INET6` context.
@@ -103,10 +121,10 @@ pub fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
-    // SAFETY: the kernel passes a valid context.
-    let protocol = unsafe { read!(ctx.sock_addr, protocol) };
     let current = caller::current();
-    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+    if !is_tcp(ctx) {
+        // SAFETY: the kernel passes a valid context.
+        let protocol = unsafe { read!(ctx.sock_addr, protocol) };
         return nowhere(unprotected::datagram(&current, address, protocol));
     }
     let port = port(ctx);

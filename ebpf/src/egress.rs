@@ -7,8 +7,7 @@
 //! those on loopback pass first; sockets that were never captured, all servers' among them, have no storage, which is one
 //! load; a direct socket's is one load more.
 //!
-//! On loopback it only holds SYNs: of a workload whose listeners the engine is still opening. TCP sends a SYN that was
-//! dropped again, and it arrives once they are up, so that a pod whose first act is to connect waits and is not refused.
+//! On loopback it only holds SYNs, see `wait`.
 
 use aya_ebpf::bindings::BPF_TCP_SYN_SENT;
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
@@ -16,10 +15,10 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use signet_common::decision::{Verdict, departure};
 
-use crate::caller::is_held;
 use crate::connect::{ALLOW, REFUSE};
 use crate::maps::{SOCKETS, Storage, fault, read};
 use crate::steer::LOOPBACK;
+use crate::wait;
 
 #[cgroup_skb(egress)]
 pub fn signet_egress(ctx: SkBuffContext) -> i32 {
@@ -42,7 +41,7 @@ pub fn signet_egress(ctx: SkBuffContext) -> i32 {
     }
     let Some(captured) = SOCKETS.of(sk) else { return ALLOW };
     if is_inside {
-        return if is_held(captured) { REFUSE } else { ALLOW };
+        return wait::pass_or_hold(&ctx, captured);
     }
     match departure(captured.path, captured.stage, is_connecting).map(fault) {
         Some(Verdict::Deny) => REFUSE,

@@ -21,15 +21,10 @@ use signet_common::abi::{
 };
 use signet_common::decision::Fault;
 
-use crate::caller::is_held;
 use crate::maps::{BOUND, FLOWS, PORTS, SOCKETS, Storage, fault, of_family, read, words};
-use crate::{direct, probe};
+use crate::{direct, probe, wait};
 
 const DONE: u32 = 1;
-/// When a held SYN is sent again first, in ticks of the kernel: between 50 ms (`HZ` 1000) and 500 ms (`HZ` 100). Without
-/// this it is a second. The following ones double as ever (net/ipv4/tcp_timer.c `tcp_retransmit_timer`), so with the
-/// kernel's defaults a connect waits between 6 s and a minute before it fails with ETIMEDOUT.
-const HELD_SYN_TIMEOUT: u32 = 50;
 
 #[sock_ops]
 pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
@@ -65,11 +60,10 @@ fn connect(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     }
 }
 
-/// A SYN that is held is sent again soon. Asked for after `TCP_CONNECT_CB` (net/ipv4/tcp_output.c `tcp_connect_init`).
 #[inline(always)]
 fn hurry(ctx: &SockOpsContext, sk: *mut bpf_sock) {
-    if SOCKETS.of(sk).is_some_and(|captured| is_held(captured)) {
-        ctx.set_reply(HELD_SYN_TIMEOUT);
+    if let Some(captured) = SOCKETS.of(sk) {
+        wait::hurry(ctx, captured);
     }
 }
 

@@ -6,7 +6,7 @@
 //! | `peername` | cgroup `getpeername4/6` | gives a captured socket its original destination back |
 //! | `flow` | `sock_ops` | publishes flow → origin, takes it back at the close; counts listeners; `direct` does it for direct flows |
 //! | `bind` | cgroup `post_bind4/6` | marks the sockets of hostNetwork workloads with their owner |
-//! | `egress` | cgroup `skb/egress` | drops what was captured and leaves another way |
+//! | `egress` | cgroup `skb/egress` | drops what was captured and leaves another way; `wait` holds SYNs until the engine listens |
 //! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
 //! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners, those of direct flows to the application |
 //! | `cgroups` | raw tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
@@ -31,6 +31,7 @@ mod redirect;
 mod service;
 mod steer;
 mod unprotected;
+mod wait;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

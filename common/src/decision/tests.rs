@@ -1,7 +1,7 @@
 //! The table of every decision.
 
 use super::*;
-use crate::abi::{PATH_NATIVE, PATH_PROBE, STAGE_CONNECT, STAGE_ENDED, STAGE_PUBLISHED};
+use crate::abi::{PATH_NATIVE, STAGE_CONNECT, STAGE_ENDED, STAGE_PUBLISHED};
 use crate::direct::{ADMISSION_NONE, ADMISSION_SYN, Permit};
 
 const DESTINATIONS: [Destination; 3] = [Destination::LocalHost, Destination::Own, Destination::Elsewhere];
@@ -33,14 +33,22 @@ fn a_workload_that_is_not_ready_waits_for_the_engine_and_never_leaves() {
 
 #[test]
 fn only_what_waits_for_a_living_engine_is_held() {
-    assert!(is_held(PATH_REDIRECT, Capture::NotReady, true));
-    assert!(!is_held(PATH_REDIRECT, Capture::NotReady, false));
-    for capture in [Capture::Bypass, Capture::Redirect] {
-        assert!(!is_held(PATH_REDIRECT, capture, true));
+    for listens in [true, false] {
+        assert!(is_held(Capture::NotReady, listens, true));
+        assert!(!is_held(Capture::Bypass, listens, true), "nobody will come to listen for it");
     }
-    for path in [PATH_NATIVE, PATH_DIRECT, PATH_PROBE] {
-        assert!(!is_held(path, Capture::NotReady, true));
+    assert!(is_held(Capture::Redirect, false, true));
+    assert!(!is_held(Capture::Redirect, true, true));
+    for capture in [Capture::Bypass, Capture::NotReady, Capture::Redirect] {
+        assert!(!is_held(capture, false, false));
     }
+}
+
+#[test]
+fn without_its_engine_a_workload_talks_to_itself_alone() {
+    assert_eq!(connect(Caller::Stranded, Destination::Elsewhere), deny(Reason::EngineGone));
+    assert_eq!(connect(Caller::Stranded, Destination::Own), bypass(Reason::OwnAddress));
+    assert_eq!(connect(Caller::Stranded, Destination::LocalHost), bypass(Reason::LocalHost));
 }
 
 #[test]

@@ -326,8 +326,11 @@ fn a_restarted_engine_has_permitted_nothing_and_finds_the_live_flows() {
     client.said().expect("the connection goes on");
     scene.node.kernel.heartbeat().unwrap();
     scene.node.kernel.direct().set_epoch(0).unwrap();
-    let refused = scene.client.run(|| TcpStream::connect(TO[0]).map(|_| String::new()));
-    assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused, "nobody plays the engine");
+    let engine = scene.client.netns.listen("127.0.0.1:15001");
+    let captured = scene.open(connect(TO[0]));
+    engine.accept().unwrap();
+    captured.said().unwrap();
+    assert!(is_idle(&scene.application));
 }
 
 #[test]
@@ -338,8 +341,8 @@ fn without_a_living_engine_nothing_new_is_direct() {
     let refused = scene.client.run(|| TcpStream::connect(TO[0]).map(|_| String::new()));
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     assert!(is_idle(&scene.application));
-    let stale = "signet_capture_verdicts_total{verdict=\"redirect\",reason=\"stale_permit\"}";
-    assert_eq!(scene.node.metric(stale), 1);
+    let gone = "signet_capture_verdicts_total{verdict=\"deny\",reason=\"engine_gone\"}";
+    assert_eq!(scene.node.metric(gone), 1);
 }
 
 #[test]
@@ -716,12 +719,10 @@ fn in_a_shared_namespace_the_port_must_be_the_servers_own() {
     own.said().expect("its own port is no business of the mesh");
     assert!(node.kernel.direct().live().unwrap().is_empty());
     drop((own, other));
-    let refused = connect();
-    assert_eq!(
-        refused.said().unwrap_err().kind(),
-        io::ErrorKind::ConnectionRefused,
-        "nobody plays the engine"
-    );
+    let outbound = shared.listen("127.0.0.1:15001");
+    let captured = connect();
+    outbound.accept().unwrap();
+    captured.said().unwrap();
 }
 
 const SHORT: usize = 1000;

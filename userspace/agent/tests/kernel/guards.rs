@@ -117,7 +117,9 @@ impl Node {
         cgroup
     }
 
+    /// With an engine that lives.
     pub(crate) fn enrol(&mut self, pod: &Pod) {
+        self.kernel.heartbeat().unwrap();
         self.put(pod, CaptureState::Redirect);
     }
 

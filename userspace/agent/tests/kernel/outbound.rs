@@ -9,7 +9,7 @@ use io_uring::{IoUring, opcode, types};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, setresuid};
 use signet_agent::addr::OriginalDst;
-use signet_agent::kernel::Origin;
+use signet_agent::kernel::{CaptureState, Origin};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::guards::{Node, POD_V4, POD_V6, Pod, Process, eventually, ip};
@@ -188,7 +188,7 @@ fn a_device_that_may_not_be_unbound_is_a_denial() {
             socket.bind_device(Some(b"pod0"))?;
             socket.connect(&to.into()).map(|()| String::new())
         });
-        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
     assert_eq!(node.metric("signet_capture_faults_total{fault=\"bound_to_device\"}"), 2);
 }
@@ -322,9 +322,13 @@ fn a_refused_and_an_abandoned_connect_leave_no_record() {
     let pod = node.pod("web");
     node.enrol(&pod);
     let flows = "signet_bpf_map_entries{map=\"flows\"}";
-    let refused = pod.run(|| TcpStream::connect("10.9.9.9:80").map(|_| String::new()));
-    assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    let refused = Process::start(&pod.cgroup, &pod.netns, connect_and_name_peer("10.9.9.9:80"));
+    eventually("it waits for the engine", || node.metric(flows) == 1);
+    // It leaves the mesh meanwhile: nobody will come to listen for it.
+    node.put(&pod, CaptureState::Bypass);
+    assert_eq!(refused.said().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     eventually("the refused one is gone", || node.metric(flows) == 0);
+    node.enrol(&pod);
     // Loopback is down, so the SYN is never answered, and the process gives up.
     pod.netns.enter(|| ip("link set lo down"));
     let abandoned = Process::start(&pod.cgroup, &pod.netns, || begin(socket_address("10.9.9.9:80")));

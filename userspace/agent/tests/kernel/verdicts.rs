@@ -30,6 +30,11 @@ fn is_denied(result: io::Result<String>) -> bool {
     result.is_err_and(|e| e.raw_os_error() == Some(libc::EPERM))
 }
 
+/// What a denied TCP connect fails with.
+fn is_refused(result: io::Result<String>) -> bool {
+    result.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 fn verdicts(verdict: &str, reason: &str) -> String {
     format!("signet_capture_verdicts_total{{verdict=\"{verdict}\",reason=\"{reason}\"}}")
 }
@@ -56,12 +61,32 @@ fn a_workload_that_is_not_ready_is_told_of_and_its_connects_wait() {
 }
 
 #[test]
+fn a_connect_waits_for_an_engine_that_is_started_again_and_keeps_its_record() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, _outside, server) = pod_and_server(&node);
+    node.enrol(&pod);
+    let process = Process::start(&pod.cgroup, &pod.netns, || connect().map(|said| ((), said)));
+    eventually("its SYN is sent again", || pod.netns.enter(syns_sent_again) >= 2);
+    node.restart();
+    assert_eq!(node.metric("signet_bpf_map_entries{map=\"flows\"}"), 0, "a new engine removes all records");
+    let engine = pod.netns.listen("127.0.0.1:15001");
+    let (stream, client) = engine.accept().unwrap();
+    process.said().unwrap();
+    let origin = node.kernel.origins().lookup(pod.netns.cookie, client, stream.local_addr().unwrap());
+    assert_eq!(origin.map(|origin| origin.cgroup), Some(pod.id()));
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err());
+}
+
+#[test]
 fn a_workload_that_is_not_ready_is_refused_without_an_engine() {
     require_root_and_ebpf!();
     let mut node = Node::start();
     let (pod, _outside, _server) = pod_and_server(&node);
     node.put(&pod, CaptureState::NotReady);
-    assert_eq!(pod.run(connect).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert!(is_refused(pod.run(connect)));
+    assert_eq!(node.metric(&verdicts("deny", "engine_gone")), 1);
     let _local = pod.netns.listen("127.0.0.1:9090");
     pod.run(|| TcpStream::connect("127.0.0.1:9090").map(|_| String::new())).expect("it may talk to itself");
 }
@@ -81,7 +106,7 @@ fn a_pod_nobody_knows_is_denied_and_told_of_while_the_engine_lives() {
     let mut node = Node::start();
     let (pod, _outside, _server) = pod_and_server(&node);
     node.kernel.heartbeat().unwrap();
-    assert!(is_denied(pod.run(connect)));
+    assert!(is_refused(pod.run(connect)));
     node.event(|event| *event == KernelEvent::Awaited(pod.id()));
     assert_eq!(node.metric(&verdicts("deny", "unknown_pod")), 1);
 }
@@ -92,7 +117,7 @@ fn without_an_engine_configuration_decides_for_a_pod_nobody_knows() {
     for (unknown, verdict) in [(UnknownPods::Pass, "bypass"), (UnknownPods::Deny, "deny")] {
         let node = Node::start_with(unknown, Unprotected::Pass);
         let (pod, _outside, _server) = pod_and_server(&node);
-        assert_eq!(is_denied(pod.run(connect)), verdict == "deny");
+        assert_eq!(is_refused(pod.run(connect)), verdict == "deny");
         assert_eq!(node.metric(&verdicts(verdict, "unknown_pod_engine_gone")), 1);
     }
 }
@@ -117,7 +142,7 @@ fn a_pods_root_made_after_the_start_is_found() {
     std::fs::create_dir(node.options.cgroup_root.join("pods")).unwrap();
     let (pod, _outside, _server) = pod_and_server(&node);
     node.kernel.heartbeat().unwrap();
-    assert!(is_denied(pod.run(connect)));
+    assert!(is_refused(pod.run(connect)));
 }
 
 #[test]
@@ -125,11 +150,11 @@ fn the_nearest_entry_decides() {
     require_root_and_ebpf!();
     let mut node = Node::start();
     let (pod, _outside, _server) = pod_and_server(&node);
-    node.enrol(&pod);
+    node.put(&pod, CaptureState::Redirect);
     let inner = Pod { cgroup: pod.cgroup.join("inner"), netns: pod.netns };
     std::fs::create_dir(&inner.cgroup).unwrap();
-    // Captured, and nobody listens on the engine's port.
-    assert_eq!(inner.run(connect).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert!(is_refused(inner.run(connect)));
+    assert_eq!(node.metric(&verdicts("deny", "engine_gone")), 1);
     node.put(&inner, CaptureState::Bypass);
     inner.run(connect).unwrap();
 }
