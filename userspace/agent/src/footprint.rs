@@ -1,30 +1,62 @@
-//! Gives back the memory that start-up alone needed.
+//! What the process holds of the machine's memory, and how.
 //!
 //! Loading the programs takes several times the heap that the engine goes on with, and code (parsers, the loader, the command
 //! line) that it does not run again. glibc would keep the one, and the kernel has mapped the other, with what lies around it,
-//! for as long as the process lives. What is needed again after all costs a page fault that finds its page in memory.
+//! for as long as the process lives: both are given back. What is needed again after all costs a page fault that finds its
+//! page in memory.
+//!
+//! A large inventory is looked up all over, and on small pages most of a look-up is the processor's search for where a page
+//! is. So once the heap is large it is put into huge pages, those parts of it that are full already: that costs no memory.
 
-/// How long ago something was loaded, in turns of whoever asks.
+mod huge;
+
+/// Gives back and puts in order; whoever has a heartbeat asks it to at each.
+#[derive(Debug)]
+pub struct Footprint {
+    loads: Loads,
+    /// Bytes of anonymous memory when it was last put into huge pages.
+    consolidated: u64,
+}
+
+/// How long ago something was loaded, in heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loads {
-    /// Since the last turn.
+enum Loads {
+    /// Since the last one.
     Now,
-    /// A turn ago: what follows a load (an SVID, the first look at maps) still goes on.
+    /// One ago: what follows a load (an SVID, the first look at maps) still goes on.
     Lately,
     /// What it took has been given back.
     Past,
 }
 
-impl Loads {
-    /// A turn has passed. Gives the memory back once nothing was loaded for a whole one.
-    pub fn age(&mut self) {
-        *self = match self {
-            Self::Now => Self::Lately,
-            Self::Lately => {
+/// That of a process which has just started.
+impl Default for Footprint {
+    fn default() -> Self {
+        Self { loads: Loads::Now, consolidated: 0 }
+    }
+}
+
+impl Footprint {
+    /// Something was loaded that will not be needed again.
+    pub fn loaded(&mut self) {
+        self.loads = Loads::Now;
+    }
+
+    /// Gives back what loading took, once nothing was loaded for a whole heartbeat; and puts the heap into huge pages when it
+    /// has become large, or half as large again.
+    pub fn heartbeat(&mut self) {
+        self.loads = match self.loads {
+            Loads::Now => Loads::Lately,
+            Loads::Lately => {
                 settle();
-                Self::Past
+                Loads::Past
             }
-            Self::Past => Self::Past,
+            Loads::Past => Loads::Past,
+        };
+        let anonymous = huge::anonymous_bytes().unwrap_or(0);
+        if anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
+            huge::consolidate();
+            self.consolidated = anonymous;
         }
     }
 }
@@ -66,6 +98,9 @@ extern "C" fn unmap_clean(
     1
 }
 
+/// Bytes of anonymous memory from which on look-ups feel it; a node without many connections and peers stays below.
+const LARGE: u64 = 32 << 20;
+
 /// Bytes. Where pages are larger, `madvise` refuses an address between two of them, and nothing happens.
 #[cfg(target_env = "gnu")]
 const PAGE: u64 = 4096;
@@ -75,16 +110,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_turn_without_a_load_must_pass() {
-        let mut loads = Loads::Now;
-        loads.age();
-        assert_eq!(loads, Loads::Lately);
-        loads = Loads::Now;
-        loads.age();
-        loads.age();
-        assert_eq!(loads, Loads::Past);
-        loads.age();
-        assert_eq!(loads, Loads::Past);
+    fn a_whole_heartbeat_without_a_load_must_pass() {
+        let mut footprint = Footprint::default();
+        for expected in [Loads::Lately, Loads::Past, Loads::Past] {
+            footprint.heartbeat();
+            assert_eq!(footprint.loads, expected);
+        }
+        footprint.loaded();
+        footprint.heartbeat();
+        footprint.loaded();
+        footprint.heartbeat();
+        assert_eq!(footprint.loads, Loads::Lately);
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.

@@ -34,7 +34,7 @@ use tracing::{debug, info};
 
 use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
-use crate::footprint::Loads;
+use crate::footprint::Footprint;
 
 mod cgroup;
 mod clock;
@@ -147,8 +147,8 @@ pub struct Kernel {
     ends: Option<mpsc::Receiver<Vec<DirectEnd>>>,
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
-    /// Of the object, which take memory that nothing needs any more.
-    loads: Loads,
+    /// Reading the object takes memory that nothing needs any more.
+    footprint: Footprint,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -206,7 +206,7 @@ impl Kernel {
             direct,
             ends: Some(ends),
             own_link: None,
-            loads: Loads::Now,
+            footprint: Footprint::default(),
             tasks,
         };
         kernel.write_config()?;
@@ -275,7 +275,7 @@ impl Kernel {
     ) -> Result<(), KernelError> {
         let keep = self.direct.namespaces().put(cookie, netns);
         keep.map_err(|source| KernelError::Namespace { netns: cookie, source })?;
-        self.loads = Loads::Now;
+        self.footprint.loaded();
         steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)
     }
 
@@ -301,7 +301,7 @@ impl Kernel {
     /// # Errors
     /// What failed and what to do.
     pub fn heartbeat(&mut self) -> Result<(), KernelError> {
-        self.loads.age();
+        self.footprint.heartbeat();
         if kubelet::cgroups(&self.options) != (self.config.pods_root, self.config.kubelet) {
             self.write_config()?;
         }

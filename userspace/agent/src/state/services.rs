@@ -24,7 +24,7 @@ type Name = (Arc<str>, Arc<str>);
 /// Written by whoever has the pool of `state`'s writer.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    vips: Table<Address, Arc<Routes>, AddressHasher>,
+    vips: Table<Address, Routes, AddressHasher>,
     names: RwLock<Names>,
 }
 
@@ -62,7 +62,7 @@ impl Services {
         let old = self.names.write().put(&name, &service);
         if let Some(routes) = self.routes(&name) {
             for vip in &service.vips {
-                self.vips.insert(Address::of(*vip), Arc::clone(&routes));
+                self.vips.insert(Address::of(*vip), routes.clone());
             }
         }
         if let Some(old) = old {
@@ -136,8 +136,8 @@ impl Services {
         for vip in self.all().iter().flat_map(|service| service.vips.clone()) {
             self.vips.with(&Address::of(vip), |routes| {
                 let Some(routes) = routes else { return };
-                for port in routes.ports() {
-                    let vip = SocketAddr::new(vip, port);
+                for port in &routes.service.ports {
+                    let vip = SocketAddr::new(vip, port.port);
                     if let Some(backends) = routes.candidates(vip, zone, &is_here) {
                         found.push((vip, routes.service.affinity, backends));
                     }
@@ -173,18 +173,18 @@ impl Services {
     }
 
     /// Computed under the read lock alone: it takes a while for a large Service.
-    fn routes(&self, name: &Name) -> Option<Arc<Routes>> {
+    fn routes(&self, name: &Name) -> Option<Routes> {
         let names = self.names.read();
         let known = names.by_name.get(name)?;
         let service = known.service.as_ref().filter(|service| !service.vips.is_empty())?;
-        Some(Arc::new(Routes::of(Arc::clone(service), known.slices.values())))
+        Some(Routes::of(Arc::clone(service), known.slices.values()))
     }
 
     /// Puts a Service's routes in place where it has the VIP; another Service may have taken it over.
     fn refresh(&self, name: &Name) {
         let Some(routes) = self.routes(name) else { return };
         for vip in &routes.service.vips {
-            let renew = |old: Arc<Routes>| if is_of(&old, name) { Arc::clone(&routes) } else { old };
+            let renew = |old: Routes| if is_of(&old, name) { routes.clone() } else { old };
             self.vips.change(Address::of(*vip), |old| old.map(renew));
         }
     }

@@ -7,21 +7,22 @@ use std::sync::Arc;
 
 use crate::state::Wish;
 use crate::state::affinity::belonging;
-use crate::state::object::{EndpointSlice, Service};
+use crate::state::object::{EndpointSlice, Service, ServicePort};
 use crate::state::services::topology::{self, Candidate};
 
-/// A Service and the endpoints that each of its ports can use now.
-#[derive(Debug)]
+/// A Service and the endpoints that each of its ports can use now. Each of its VIPs has a clone.
+#[derive(Clone, Debug)]
 pub(super) struct Routes {
     pub(super) service: Arc<Service>,
-    /// By the VIP's port.
-    ports: Box<[(u16, Arc<[Group]>)]>,
+    /// Of all ports, side by side: a Service has a handful, so that a connection walks them, and what it waits for is memory.
+    groups: Arc<[Group]>,
 }
 
-/// The usable endpoints of one port that share family and zone. A port has a handful of groups, so that a connection walks
-/// them.
-#[derive(Debug)]
+/// The usable endpoints of one port that share family and zone.
+#[derive(Clone, Debug)]
 struct Group {
+    /// The VIP's.
+    port: u16,
     ipv6: bool,
     zone: Arc<str>,
     endpoints: Box<[(IpAddr, u16)]>,
@@ -33,10 +34,13 @@ type Grouped = BTreeMap<(bool, Arc<str>), BTreeSet<(IpAddr, u16)>>;
 impl Routes {
     pub(super) fn of<'a>(service: Arc<Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
         let ready = usable(&service, slices);
-        let none: Arc<[Group]> = Arc::default();
-        let groups = |name| Arc::clone(ready.get(name).unwrap_or(&none));
-        let ports = service.ports.iter().map(|port| (port.port, groups(&*port.name))).collect();
-        Self { service, ports }
+        let of_port = |port: &ServicePort| {
+            let number = port.port;
+            let groups = ready.get(&*port.name).cloned().unwrap_or_default();
+            groups.into_iter().map(move |group| Group { port: number, ..group })
+        };
+        let groups = service.ports.iter().flat_map(of_port).collect();
+        Self { service, groups }
     }
 
     /// One of the same zone where there is one, otherwise any, but none of `except`; `random(n)` gives an index below `n`.
@@ -50,7 +54,7 @@ impl Routes {
         wish: Wish,
         random: impl Fn(usize) -> usize,
     ) -> Option<SocketAddr> {
-        let (near, family) = self.groups(vip, zone)?;
+        let (near, family) = self.groups(vip, zone);
         let is_ready = |choice: &SocketAddr| all(family.clone()).any(|ready| ready == *choice);
         if let Some(choice) = wish.choice.filter(|choice| !except.contains(choice)).filter(is_ready) {
             return Some(choice);
@@ -65,11 +69,6 @@ impl Routes {
         pick(near, except, &random).or_else(|| pick(family, except, &random))
     }
 
-    /// The VIP's ports.
-    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
-        self.ports.iter().map(|(port, _)| *port)
-    }
-
     /// From which one is chosen, where one of them is as `is_here` says.
     pub(super) fn candidates(
         &self,
@@ -77,7 +76,7 @@ impl Routes {
         zone: &str,
         is_here: impl Fn(SocketAddr) -> bool,
     ) -> Option<Vec<SocketAddr>> {
-        let (near, family) = self.groups(vip, zone)?;
+        let (near, family) = self.groups(vip, zone);
         let is_far = all(near.clone()).next().is_none();
         let candidates = || near.clone().chain(family.clone().filter(|_| is_far));
         all(candidates()).any(is_here).then(|| all(candidates()).collect())
@@ -88,12 +87,11 @@ impl Routes {
         &'s self,
         vip: SocketAddr,
         zone: &str,
-    ) -> Option<(impl Iterator<Item = &'s Group> + Clone, impl Iterator<Item = &'s Group> + Clone)> {
-        let (_, groups) = self.ports.iter().find(|(port, _)| *port == vip.port())?;
+    ) -> (impl Iterator<Item = &'s Group> + Clone, impl Iterator<Item = &'s Group> + Clone) {
         let ipv6 = vip.ip().to_canonical().is_ipv6();
-        let family = groups.iter().filter(move |group| group.ipv6 == ipv6);
+        let family = self.groups.iter().filter(move |group| group.port == vip.port() && group.ipv6 == ipv6);
         let near = family.clone().filter(move |group| !zone.is_empty() && *group.zone == *zone);
-        Some((near, family))
+        (near, family)
     }
 }
 
@@ -102,11 +100,11 @@ fn all<'a>(groups: impl Iterator<Item = &'a Group> + Clone) -> impl Iterator<Ite
     groups.flat_map(|group| &group.endpoints).map(|(address, port)| SocketAddr::new(*address, *port))
 }
 
-/// By port name.
+/// By port name; the VIP's port is not known here.
 fn usable<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-) -> BTreeMap<&'a str, Arc<[Group]>> {
+) -> BTreeMap<&'a str, Vec<Group>> {
     let mut ports: BTreeMap<&str, [Vec<Candidate<'a>>; 2]> = BTreeMap::new();
     for slice in slices {
         for port in &slice.ports {
@@ -120,7 +118,7 @@ fn usable<'a>(
     ports.into_iter().map(of_port).collect()
 }
 
-fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Arc<[Group]> {
+fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Vec<Group> {
     let mut grouped = Grouped::new();
     for candidates in families {
         let chosen = topology::choose(service, candidates);
@@ -132,6 +130,7 @@ fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Arc<[Grou
         }
     }
     let group = |((ipv6, zone), endpoints): ((bool, Arc<str>), BTreeSet<_>)| Group {
+        port: 0,
         ipv6,
         zone,
         endpoints: endpoints.into_iter().collect(),
