@@ -66,7 +66,7 @@ pub enum Reason {
     Kubelet = 17,
     /// A SYN of the kubelet's.
     ProbeSyn = 18,
-    /// The workload is in the mesh and the engine is gone: killed for longer than a restart takes, or frozen.
+    /// The workload is in the mesh and the engine is gone: for longer than a restart takes, or it hangs.
     EngineGone = 19,
 }
 
@@ -243,17 +243,21 @@ pub const fn departure(path: u32, stage: u32, is_connecting: bool) -> Option<Fau
 }
 
 /// Whether the SYN of a redirected socket is dropped for now, and so sent again in a moment: its workload's listeners are
-/// not up yet, or not up again after a restart of the engine (`listens`: somebody does on its port). Once the engine counts
-/// as gone the SYN goes on, and is refused.
+/// not up yet, or not up again after a restart of the engine (`listens`: somebody does on its port). Once the engine is not
+/// [awaited](PATIENCE) any more the SYN goes on, and is refused.
 #[inline(always)]
 #[must_use]
-pub const fn is_held(capture: Capture, listens: bool, engine_alive: bool) -> bool {
+pub const fn is_held(capture: Capture, listens: bool, engine_awaited: bool) -> bool {
     match capture {
-        Capture::NotReady => engine_alive,
-        Capture::Redirect => engine_alive && !listens,
+        Capture::NotReady => engine_awaited,
+        Capture::Redirect => engine_awaited && !listens,
         Capture::Bypass => false,
     }
 }
+
+/// For how many engine timeouts after its last heartbeat an engine that does not listen is awaited: it may drain, and its
+/// pod be replaced. One that listens and gives no heartbeat for a single one hangs, and nobody waits for it.
+pub const PATIENCE: u64 = 4;
 
 /// Where a SYN goes.
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use signet_common::abi::{Config, EVENT_AWAITED, Event, Workload};
 use signet_common::counter;
-use signet_common::decision::{Caller, Capture};
+use signet_common::decision::{Caller, Capture, PATIENCE};
 
 use crate::maps::{EVENTS, HEARTBEAT, TOLD, WORKLOADS, config, count};
 
@@ -127,6 +127,12 @@ pub fn capture_of(cgroup: u64) -> Capture {
     unsafe { WORKLOADS.get(cgroup) }.map_or(Capture::Bypass, Capture::of)
 }
 
+/// Whether an engine that does not listen may soon do so.
+#[inline(always)]
+pub fn engine_is_awaited() -> bool {
+    config().is_some_and(|config| age() < config.engine_timeout * PATIENCE)
+}
+
 /// Whether the engine has stamped its heartbeat lately.
 #[inline(always)]
 pub fn engine_is_alive() -> bool {
@@ -135,8 +141,14 @@ pub fn engine_is_alive() -> bool {
 
 #[inline(always)]
 fn is_alive(config: &Config) -> bool {
-    let Some(beat) = HEARTBEAT.get(0) else { return false };
+    age() < config.engine_timeout
+}
+
+/// Nanoseconds since the last heartbeat; there was none as long as it is 0.
+#[inline(always)]
+fn age() -> u64 {
+    let Some(beat) = HEARTBEAT.get(0).filter(|beat| **beat != 0) else { return u64::MAX };
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    now.wrapping_sub(*beat) < config.engine_timeout
+    now.wrapping_sub(*beat)
 }

@@ -14,7 +14,7 @@ use signet_common::decision::{self, Decision, Destination, Reason, Verdict};
 use crate::caller::{self, Current};
 use crate::maps::{PORTS, SOCKETS, Storage, counted, read, words, write};
 use crate::redirect::redirect;
-use crate::{direct, probe, service, unprotected};
+use crate::{direct, probe, service, unprotected, wait};
 
 /// What the kernel does with a denied connect: EPERM.
 pub const REFUSE: i32 = 0;
@@ -25,8 +25,10 @@ const ECONNREFUSED: i32 = 111;
 const IPPROTO_TCP: u32 = 6;
 /// Not among the protocols that aya knows.
 pub const IPPROTO_MPTCP: u32 = 262;
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
-const ONE: u32 = 1_u32.to_be();
+/// 127.0.0.1.
+pub const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+/// `::1`.
+pub const LOOPBACK_V6: Address = Address([0, 0, 0, 1_u32.to_be()]);
 
 /// What becomes of a connect.
 struct Outcome {
@@ -61,7 +63,7 @@ pub fn signet_connect6(ctx: SockAddrContext) -> i32 {
         Verdict::Bypass => return ALLOW,
         Verdict::Deny => return refuse(&ctx),
         Verdict::Redirect if address.as_v4().is_some() => (Address::v4(LOOPBACK_V4), OUTBOUND_PORT),
-        Verdict::Redirect => (Address([0, 0, 0, ONE]), OUTBOUND_PORT),
+        Verdict::Redirect => (LOOPBACK_V6, OUTBOUND_PORT),
         Verdict::Direct => (server, port),
     };
     write_v6(&ctx, to);
@@ -128,7 +130,8 @@ fn connect(ctx: &SockAddrContext, address: Address) -> Outcome {
         return nowhere(unprotected::datagram(&current, address, protocol));
     }
     let port = port(ctx);
-    let decision = decision::connect(current.caller, destination(ctx, &current, address, port));
+    let caller = wait::rescued(ctx, &current, address);
+    let decision = decision::connect(caller, destination(ctx, &current, address, port));
     if matches!(decision.reason, Reason::UnknownPod | Reason::NotReady) {
         caller::tell_awaited(current.cgroup);
     }

@@ -2,20 +2,22 @@
 //!
 //! It is held while the engine's listeners are not up: in a pod that has just begun, or while a killed engine is started
 //! again. TCP sends a SYN that was dropped again, and it arrives once they are, so that such a connect waits and is not
-//! refused. It cannot wait in `connect`, whose hook cannot sleep. Nothing is held for an engine that counts as gone.
+//! refused. It cannot wait in `connect`, whose hook cannot sleep. Nothing is held for an engine that hangs, or that has
+//! given no heartbeat for so long that none may come back ([`PATIENCE`](signet_common::decision::PATIENCE)).
 
-use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1};
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
     bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6,
 };
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
-use aya_ebpf::programs::{SkBuffContext, SockOpsContext};
-use signet_common::abi::{Captured, Flow, PATH_REDIRECT};
-use signet_common::decision::is_held;
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext};
+use signet_common::abi::{Address, Captured, Flow, OUTBOUND_PORT, PATH_REDIRECT};
+use signet_common::decision::{Caller, Capture, is_held};
 
-use crate::caller::{capture_of, engine_is_alive};
-use crate::connect::{ALLOW, REFUSE};
+use crate::caller::{Current, capture_of, engine_is_awaited};
+use crate::connect::{ALLOW, LOOPBACK_V4, LOOPBACK_V6, REFUSE};
 use crate::maps::FLOWS;
 
 /// When the SYN of a redirected socket is sent again first, in ticks of the kernel: after 50 ms (`HZ` 1000) to 500 ms (`HZ`
@@ -33,6 +35,18 @@ pub fn hurry(ctx: &SockOpsContext, captured: &Captured) {
     }
 }
 
+/// The caller of a connect as [`crate::caller::current`] found it; one whose engine does not listen, and so may be about to,
+/// is not stranded yet.
+#[inline(always)]
+pub fn rescued(ctx: &SockAddrContext, current: &Current, destination: Address) -> Caller {
+    match (current.caller, current.workload) {
+        (Caller::Stranded, Some(workload)) if engine_is_awaited() && !listens_here(ctx, destination) => {
+            Caller::Workload(Capture::of(workload))
+        }
+        (caller, _) => caller,
+    }
+}
+
 /// Holds the SYN of a redirected socket, or lets it go with its record in place: an engine that has started meanwhile has
 /// removed all.
 #[inline(always)]
@@ -41,7 +55,7 @@ pub fn pass_or_hold(ctx: &SkBuffContext, captured: &Captured) -> i32 {
         return ALLOW;
     }
     let flow = &captured.flow;
-    if is_held(capture_of(captured.origin.cgroup), listens(ctx, flow), engine_is_alive()) {
+    if is_held(capture_of(captured.origin.cgroup), listens(ctx, flow), engine_is_awaited()) {
         return REFUSE;
     }
     // SAFETY: the entry is not read. A connect whose record could not be published has been counted.
@@ -58,21 +72,34 @@ fn listens(ctx: &SkBuffContext, flow: &Flow) -> bool {
     match (flow.local.as_v4(), flow.remote.as_v4()) {
         (Some(saddr), Some(daddr)) => {
             let ipv4 = TupleV4 { saddr, daddr, sport, dport };
-            is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>())
+            is_found(ctx.skb.skb.cast(), bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>())
         }
         _ => {
             let ipv6 = TupleV6 { saddr: flow.local.0, daddr: flow.remote.0, sport, dport };
-            is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of::<TupleV6>())
+            is_found(ctx.skb.skb.cast(), bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of::<TupleV6>())
         }
     }
 }
 
+/// Whether the engine listens in the caller's namespace, for connects to addresses of that family.
 #[inline(always)]
-fn is_found(ctx: &SkBuffContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> bool {
+fn listens_here(ctx: &SockAddrContext, destination: Address) -> bool {
+    let dport = OUTBOUND_PORT.to_be();
+    let ctx = ctx.sock_addr.cast();
+    if destination.as_v4().is_some() {
+        let ipv4 = TupleV4 { saddr: LOOPBACK_V4, daddr: LOOPBACK_V4, sport: dport, dport };
+        return is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>());
+    }
+    let ipv6 = TupleV6 { saddr: LOOPBACK_V6.0, daddr: LOOPBACK_V6.0, sport: dport, dport };
+    is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of::<TupleV6>())
+}
+
+#[inline(always)]
+fn is_found(ctx: *mut c_void, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> bool {
     let mut tuple = bpf_sock_tuple { __bindgen_anon_1: ends };
     // SAFETY: the context is valid and the tuple as long as said; what was found is given back.
     unsafe {
-        let sk = bpf_sk_lookup_tcp(ctx.skb.skb.cast(), &raw mut tuple, size as u32, HERE, 0);
+        let sk = bpf_sk_lookup_tcp(ctx, &raw mut tuple, size as u32, HERE, 0);
         if sk.is_null() {
             return false;
         }

@@ -83,10 +83,20 @@ impl Node {
     }
 
     pub(crate) fn start_with(unknown: UnknownPods, unprotected: Unprotected) -> Self {
-        let alone = ALONE.blocking_lock();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let options = options(&format!("{}-{number}", std::process::id()), unknown, unprotected);
+        Self::start_as(options(&format!("{}-{number}", std::process::id()), unknown, unprotected))
+    }
+
+    /// One whose engine is taken for gone soon.
+    pub(crate) fn start_impatient() -> Self {
+        let name = format!("{}-impatient", std::process::id());
+        let options = options(&name, UnknownPods::Pass, Unprotected::Pass);
+        Self::start_as(CaptureOptions { engine_timeout: Duration::from_millis(500), ..options })
+    }
+
+    fn start_as(options: CaptureOptions) -> Self {
+        let alone = ALONE.blocking_lock();
         let traces = Traces { options: options.clone() };
         fs::create_dir_all(options.cgroup_root.join("pods")).unwrap();
         let runtime =

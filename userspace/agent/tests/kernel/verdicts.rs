@@ -80,6 +80,20 @@ fn a_connect_waits_for_an_engine_that_is_started_again_and_keeps_its_record() {
 }
 
 #[test]
+fn an_engine_that_hangs_is_not_waited_for_and_one_that_is_gone_not_for_ever() {
+    require_root_and_ebpf!();
+    let mut node = Node::start_impatient();
+    let (pod, _outside, _server) = pod_and_server(&node);
+    node.enrol(&pod);
+    let hanging = pod.netns.listen("127.0.0.1:15001");
+    eventually("its heartbeat is too old", || is_refused(pod.run(connect)));
+    assert_ne!(node.metric(&verdicts("deny", "engine_gone")), 0);
+    drop(hanging);
+    node.kernel.heartbeat().unwrap();
+    assert!(is_refused(pod.run(connect)), "held at first, then let go");
+}
+
+#[test]
 fn a_workload_that_is_not_ready_is_refused_without_an_engine() {
     require_root_and_ebpf!();
     let mut node = Node::start();
