@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext};
-use signet_common::abi::{Address, Captured, Flow, OUTBOUND_PORT, PATH_REDIRECT};
+use signet_common::abi::{Address, Captured, OUTBOUND_PORT, PATH_REDIRECT};
 use signet_common::decision::{Caller, Capture, is_held};
 
 use crate::caller::{Current, capture_of, engine_is_awaited};
@@ -40,7 +40,9 @@ pub fn hurry(ctx: &SockOpsContext, captured: &Captured) {
 #[inline(always)]
 pub fn rescued(ctx: &SockAddrContext, current: &Current, destination: Address) -> Caller {
     match (current.caller, current.workload) {
-        (Caller::Stranded, Some(workload)) if engine_is_awaited() && !listens_here(ctx, destination) => {
+        (Caller::Stranded, Some(workload))
+            if engine_is_awaited() && !listens(ctx.sock_addr.cast(), destination.as_v4().is_some()) =>
+        {
             Caller::Workload(Capture::of(workload))
         }
         (caller, _) => caller,
@@ -55,7 +57,8 @@ pub fn pass_or_hold(ctx: &SkBuffContext, captured: &Captured) -> i32 {
         return ALLOW;
     }
     let flow = &captured.flow;
-    if is_held(capture_of(captured.origin.cgroup), listens(ctx, flow), engine_is_awaited()) {
+    let listens = listens(ctx.skb.skb.cast(), flow.remote.as_v4().is_some());
+    if is_held(capture_of(captured.origin.cgroup), listens, engine_is_awaited()) {
         return REFUSE;
     }
     // SAFETY: the entry is not read. A connect whose record could not be published has been counted.
@@ -65,32 +68,16 @@ pub fn pass_or_hold(ctx: &SkBuffContext, captured: &Captured) -> i32 {
     ALLOW
 }
 
-/// Whether somebody listens where the flow leads to, in this namespace.
+/// Whether the engine listens in this namespace, for connects to addresses of that family. The listener is asked for by a
+/// packet that nobody sends: the client's own could meet what an earlier connection has left in TIME_WAIT.
 #[inline(always)]
-fn listens(ctx: &SkBuffContext, flow: &Flow) -> bool {
-    let (sport, dport) = (flow.local_port.to_be(), flow.remote_port.to_be());
-    match (flow.local.as_v4(), flow.remote.as_v4()) {
-        (Some(saddr), Some(daddr)) => {
-            let ipv4 = TupleV4 { saddr, daddr, sport, dport };
-            is_found(ctx.skb.skb.cast(), bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>())
-        }
-        _ => {
-            let ipv6 = TupleV6 { saddr: flow.local.0, daddr: flow.remote.0, sport, dport };
-            is_found(ctx.skb.skb.cast(), bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of::<TupleV6>())
-        }
-    }
-}
-
-/// Whether the engine listens in the caller's namespace, for connects to addresses of that family.
-#[inline(always)]
-fn listens_here(ctx: &SockAddrContext, destination: Address) -> bool {
-    let dport = OUTBOUND_PORT.to_be();
-    let ctx = ctx.sock_addr.cast();
-    if destination.as_v4().is_some() {
-        let ipv4 = TupleV4 { saddr: LOOPBACK_V4, daddr: LOOPBACK_V4, sport: dport, dport };
+fn listens(ctx: *mut c_void, v4: bool) -> bool {
+    let port = OUTBOUND_PORT.to_be();
+    if v4 {
+        let ipv4 = TupleV4 { saddr: LOOPBACK_V4, daddr: LOOPBACK_V4, sport: port, dport: port };
         return is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>());
     }
-    let ipv6 = TupleV6 { saddr: LOOPBACK_V6.0, daddr: LOOPBACK_V6.0, sport: dport, dport };
+    let ipv6 = TupleV6 { saddr: LOOPBACK_V6.0, daddr: LOOPBACK_V6.0, sport: port, dport: port };
     is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of::<TupleV6>())
 }
 

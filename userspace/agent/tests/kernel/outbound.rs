@@ -341,3 +341,24 @@ fn a_refused_and_an_abandoned_connect_leave_no_record() {
 const CONNECTIONS: u32 = 1000;
 const REDIRECTS: &str = "signet_capture_verdicts_total{verdict=\"redirect\",reason=\"outbound\"}";
 const NOBODY: Uid = Uid::from_raw(65534);
+
+#[test]
+fn a_port_that_the_engine_has_in_time_wait_connects_again() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let pod = node.pod("web");
+    node.enrol(&pod);
+    let listener = pod.netns.listen("127.0.0.1:15001");
+    for _ in 0..2 {
+        let client = Process::start(&pod.cgroup, &pod.netns, || {
+            let to = socket_address("10.9.9.9:80");
+            let socket = stream_socket(to, None)?;
+            socket.bind(&socket_address("0.0.0.0:40001").into())?;
+            socket.connect(&to.into())?;
+            io::read_to_string(&socket).map(|said| ((), said))
+        });
+        // It closes first, and so has the connection in TIME_WAIT.
+        drop(listener.accept().unwrap());
+        client.said().unwrap();
+    }
+}
