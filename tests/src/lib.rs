@@ -31,4 +31,5 @@ pub mod prometheus;
 pub mod svid;
 pub mod testbed;
 pub mod token;
+pub mod vm;
 pub mod wait;

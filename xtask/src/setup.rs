@@ -7,6 +7,7 @@ mod apt;
 mod compiler;
 mod go;
 mod gotools;
+mod kernels;
 mod need;
 pub(crate) mod tools;
 

@@ -8,6 +8,7 @@ mod direct;
 mod faults;
 mod guards;
 mod hbone;
+mod kernels;
 mod lifecycle;
 mod native;
 mod paths;
@@ -48,5 +49,6 @@ const TABLES: &[&[Test]] = &[
     native::ENVOY_TESTS,
     faults::SLOW_TESTS,
     guards::TESTS,
+    kernels::TESTS,
     benchmark::TESTS,
 ];

@@ -98,7 +98,7 @@ pub async fn run(configured: &Configured) -> Result<()> {
 /// # Errors
 /// The configuration is wrong, or something is missing.
 pub fn check(configured: &Configured) -> Result<()> {
-    let findings = kernel::preflight(&capture::options(&configured.read()?)?);
+    let findings = capture::findings(&configured.read()?);
     for finding in &findings {
         let result = if finding.ok { "ok" } else { "FAILED" };
         println!("{result:<6}  {:<20}  {}", finding.name, finding.detail);
@@ -117,7 +117,7 @@ async fn refuse(
     error: anyhow::Error,
     mut stop: Stop,
 ) -> anyhow::Error {
-    let lacks = capture::lacks(config);
+    let lacks = capture::lacks(config, &error.to_string());
     let error =
         if lacks.is_empty() { error } else { anyhow::anyhow!("{error}; this machine lacks: {lacks}") };
     if matches!(config.source, Source::Kubernetes { .. }) {

@@ -57,6 +57,7 @@ mod preflight;
 mod programs;
 mod removal;
 mod steering;
+mod verifier;
 
 pub use cgroup::{Cgroup, cgroup2_mount, own_node_root};
 pub use direct::{
@@ -68,7 +69,7 @@ pub use netns::netns_cookie;
 pub use object::{Claim, is_on_bpffs};
 pub use origins::{Origin, Origins};
 pub use pods::{find_pods_root, pod_cgroups};
-pub use preflight::{Finding, preflight};
+pub use preflight::{Finding, machine, preflight};
 pub use removal::{steered_namespaces, uninstall};
 
 use link::AttachType;

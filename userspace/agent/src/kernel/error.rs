@@ -24,7 +24,10 @@ pub enum KernelError {
 
     // Whoever runs the machine.
     /// No cgroup2 file system is mounted.
-    #[error("no cgroup2 mount in /proc/self/mounts: mount one (`mount -t cgroup2 none /sys/fs/cgroup`)")]
+    #[error(
+        "no cgroup2 file system is mounted: boot the node with it (`systemd.unified_cgroup_hierarchy=1` on the kernel's \
+         command line), or mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`)"
+    )]
     NoCgroup2,
     /// The cgroup root is elsewhere.
     #[error("the cgroup root {} is not below the cgroup2 mount {}: correct capture.cgroupRoot", root.display(), mount.display())]
@@ -62,12 +65,12 @@ pub enum KernelError {
     #[error("cannot load the eBPF object: {0}; `signet check` says what this kernel lacks")]
     Load(#[source] Box<aya::EbpfError>),
     /// The verifier or the kernel refused a program.
-    #[error("cannot load the eBPF program {name}: {source}; `signet check` says what this kernel lacks")]
+    #[error("cannot load the eBPF program {name}: {reason}; `signet check` says what this kernel lacks")]
     Program {
         /// Which.
         name: &'static str,
-        /// Why, with the verifier's log.
-        source: Box<aya::programs::ProgramError>,
+        /// Why, with the verifier's verdict.
+        reason: String,
     },
     /// A link could not be made, replaced or pinned.
     #[error("cannot {action} the link {path}: {source}", path = path.display())]

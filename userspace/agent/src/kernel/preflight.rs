@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::cgroup::cgroup2_mount;
 use super::conflicts::conflicts;
 use super::diag;
+use super::error::KernelError;
 use super::object::{self, is_on_bpffs};
 use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
 use super::{CaptureOptions, kubelet};
@@ -26,13 +27,19 @@ pub struct Finding {
 /// What this kernel and machine have of what Signet needs: one line each for `signet check`.
 #[must_use]
 pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
+    let mut findings = machine(&options.pin_root, options.mount_bpffs);
+    findings.extend([cgroup_root(&options.cgroup_root), kubelet(options)]);
+    findings
+}
+
+/// The same of what does not depend on where pods are: for a machine on which that cannot be said.
+#[must_use]
+pub fn machine(pin_root: &Path, mount_bpffs: bool) -> Vec<Finding> {
     let mut findings = vec![
         kernel_version(),
         type_information(),
         cgroup2(),
-        cgroup_root(&options.cgroup_root),
-        kubelet(options),
-        bpffs(&options.pin_root, options.mount_bpffs),
+        bpffs(pin_root, mount_bpffs),
         capabilities(),
         destroy(),
         conflicts(),
@@ -85,9 +92,7 @@ fn type_information() -> Finding {
 fn cgroup2() -> Finding {
     Finding::of(
         "cgroup2",
-        cgroup2_mount()
-            .map(|at| at.display().to_string())
-            .ok_or_else(|| "not mounted: `mount -t cgroup2 none /sys/fs/cgroup`".into()),
+        cgroup2_mount().map(|at| at.display().to_string()).ok_or_else(|| KernelError::NoCgroup2.to_string()),
     )
 }
 
@@ -180,13 +185,20 @@ fn program_types() -> Vec<Finding> {
     let mut findings: Vec<_> = names
         .map(|name| {
             let loaded = programs::load(&mut ebpf, name);
-            Finding::of(name, loaded.map(|_| "loads".into()).map_err(|e| e.to_string()))
+            Finding::of(name, loaded.map(|_| "loads".into()).map_err(reason))
         })
         .collect();
     let traced = programs::trace_cgroups(&mut ebpf);
+    findings.push(Finding::of("cgroup tracepoints", traced.map(|()| "load".into()).map_err(reason)));
     findings
-        .push(Finding::of("cgroup tracepoints", traced.map(|()| "load".into()).map_err(|e| e.to_string())));
-    findings
+}
+
+/// The line names the program already, and is itself what others are told to look at.
+fn reason(error: KernelError) -> String {
+    match error {
+        KernelError::Program { reason, .. } => reason,
+        other => other.to_string(),
+    }
 }
 
 /// Debian 12, Amazon Linux 2023, Bottlerocket.

@@ -7,6 +7,7 @@ use aya::programs::{Program, ProgramError, RawTracePoint};
 
 use super::error::KernelError;
 use super::link::AttachType;
+use super::verifier;
 
 /// Programs on the cgroup root: name in the object, name of the link's pin, attach type.
 pub(super) const CGROUP_PROGRAMS: [(&str, &str, AttachType); 11] = [
@@ -51,17 +52,16 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kerne
         other => other,
     };
     let fd = loaded.and_then(|()| Ok(program.fd()?.as_fd().try_clone_to_owned()?));
-    fd.map_err(|e| KernelError::Program { name, source: Box::new(e) })
+    fd.map_err(|e| verifier::refusal(name, &e))
 }
 
 /// Loads the tracepoints and attaches them until `ebpf` is dropped.
 pub(super) fn trace_cgroups(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     for (name, tracepoint) in TRACEPOINTS {
-        let program: &mut RawTracePoint = find(ebpf, name)?
-            .try_into()
-            .map_err(|e: ProgramError| KernelError::Program { name, source: Box::new(e) })?;
+        let program: &mut RawTracePoint =
+            find(ebpf, name)?.try_into().map_err(|e: ProgramError| verifier::refusal(name, &e))?;
         let attached = program.load().and_then(|()| program.attach(tracepoint));
-        attached.map_err(|e| KernelError::Program { name, source: Box::new(e) })?;
+        attached.map_err(|e| verifier::refusal(name, &e))?;
     }
     Ok(())
 }
