@@ -20,4 +20,4 @@ pub mod direct;
 
 /// Changes with every layout in [`abi`] and [`direct`] and every index in [`counter`]. It names the directory the maps are pinned in,
 /// so programs and maps of two versions never meet.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
