@@ -150,18 +150,18 @@ fn machine_cgroup(layout: &Layout, node: &str) -> PathBuf {
 fn what_to_try(layout: &Layout) -> Result<String> {
     let tools = crate::binaries::target()?.join("tools/bin");
     let name = layout.chosen();
+    let chosen = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
     Ok(format!(
         "export KUBECONFIG={}\nexport PATH={}:$PATH\n\n\
          kubectl get nodes -o wide\n\
          kubectl run web --image=localhost/signet-workload:{VERSION} -- busybox httpd -f -p 8080\n\
          kubectl exec web -- busybox wget -qO- http://kubernetes.default:443\n\
-         cargo xtask cluster exec n1 -- ctr -n k8s.io containers ls\n\
+         cargo xtask cluster exec{chosen} n1 -- ctr -n k8s.io containers ls\n\
          logs: {}\n\
-         cargo xtask cluster down{}",
+         cargo xtask cluster down{chosen}",
         layout.kubeconfig().display(),
         tools.display(),
         layout.directory().join("logs").display(),
-        if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") },
     ))
 }
 

@@ -40,6 +40,7 @@ pub fn machine(pin_root: &Path, mount_bpffs: bool) -> Vec<Finding> {
         type_information(),
         cgroup2(),
         bpffs(pin_root, mount_bpffs),
+        pins(&pin_root.join("links")),
         capabilities(),
         destroy(),
         conflicts(),
@@ -140,6 +141,25 @@ fn bpffs(pin_root: &Path, mounts: bool) -> Finding {
     )
 }
 
+/// While an engine runs it holds its programs itself: that a pin is gone shows when the engine is.
+fn pins(links: &Path) -> Finding {
+    let pins = CGROUP_PROGRAMS.iter().map(|(_, pin, _)| *pin);
+    let (there, gone): (Vec<_>, Vec<_>) = pins.partition(|pin| links.join(pin).exists());
+    let at = links.display();
+    Finding::of(
+        "pins",
+        match (there.is_empty(), gone.is_empty()) {
+            (true, _) => Ok(format!("none yet below {at}")),
+            (_, true) => Ok(format!("all are below {at}")),
+            _ => Err(format!(
+                "somebody has removed {} from {at}: what they hold ends with the engine, and workloads would go out in clear \
+                 meanwhile. Restart signetd, which pins them anew",
+                gone.join(", ")
+            )),
+        },
+    )
+}
+
 fn capabilities() -> Finding {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = parse_capabilities(&status);
@@ -218,6 +238,19 @@ const CAPABILITIES: [(u32, &str); 5] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_are_all_there_or_none_or_named() {
+        let links = tempfile::tempdir().unwrap();
+        assert!(pins(links.path()).ok, "no engine has attached yet");
+        for (_, pin, _) in CGROUP_PROGRAMS {
+            std::fs::write(links.path().join(pin), "").unwrap();
+        }
+        assert!(pins(links.path()).ok);
+        std::fs::remove_file(links.path().join("connect4")).unwrap();
+        let Finding { ok, detail, .. } = pins(links.path());
+        assert!(!ok && detail.contains("removed connect4 from"), "{detail}");
+    }
 
     #[test]
     fn distributions_kernel_releases_are_read() {
