@@ -3,12 +3,14 @@
 //! curl and nginx cannot choose how they connect, nor say what their sockets report. The probe can: one subcommand
 //! per role, one line of JSON on standard output per result, no knowledge of Signet.
 
+mod crowd;
 mod dial;
 mod idle;
 mod remote;
 mod serve;
 mod uring;
 
+pub use crowd::{Crowd, crowd};
 pub use dial::{Kind, Target, dial};
 pub use idle::{abort, hold, idle};
 pub use serve::{Answer, serve};

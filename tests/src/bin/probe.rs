@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use signet_testkit::probe::{Answer, Kind, Target, abort, dial, hold, idle, serve};
+use signet_testkit::probe::{Answer, Kind, Target, abort, crowd, dial, hold, idle, serve};
+use tokio::runtime::{Builder, Runtime};
 
 /// Test client and server.
 #[derive(Parser)]
@@ -50,6 +51,16 @@ enum Role {
         /// The destination.
         to: SocketAddr,
     },
+    /// Keeps many connections busy, and makes those again that end.
+    Crowd {
+        /// The destination.
+        to: SocketAddr,
+        /// How many.
+        count: usize,
+        /// What goes to and fro.
+        #[arg(long, default_value = "?")]
+        text: String,
+    },
     /// Keeps many connections silent.
     Idle {
         /// The destination.
@@ -63,17 +74,19 @@ fn main() -> Result<()> {
     match Arguments::parse().role {
         Role::Serve { port, reset } => {
             let answer = if reset { Answer::Reset } else { Answer::Echo };
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?
-                .block_on(serve(port, answer))?;
+            runtime()?.block_on(serve(port, answer))?;
         }
         Role::Dial { to, kind, from, device, text } => {
             println!("{}", serde_json::to_string(&dial(kind, &Target { to, from, device }, &text))?);
         }
         Role::Hold { to } => hold(to)?,
         Role::Abort { to } => abort(to)?,
+        Role::Crowd { to, count, text } => runtime()?.block_on(crowd(to, count, &text))?,
         Role::Idle { to, count } => idle(to, count)?,
     }
     Ok(())
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
 }

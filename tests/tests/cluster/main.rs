@@ -7,17 +7,21 @@ mod ca;
 mod ca_outages;
 mod chart;
 mod dashboard;
+mod days;
 mod engine;
+mod footprint;
 mod images;
 mod installed;
 mod issuing;
 mod istiod;
+mod lacking;
 mod lifecycle;
 mod mesh;
 mod network;
 mod pods;
 mod probes;
 mod rights;
+mod roll;
 mod services;
 mod shared;
 mod turns;
@@ -30,6 +34,7 @@ fn main() {
     // A cluster takes the memory and the start-up work of a dozen testbeds: two at a time are enough for two cores.
     let conclusion = harness::run(TABLES, 2);
     issuing::end();
+    days::end();
     mesh::end();
     shared::end();
     conclusion.exit();
@@ -46,9 +51,11 @@ const TABLES: &[&[Test]] = &[
     installed::TESTS,
     unknown::TESTS,
     bad_days::TESTS,
+    roll::TESTS,
     ca::TESTS,
     ca_outages::TESTS,
     chart::TESTS,
+    lacking::TESTS,
     rights::TESTS,
     images::TESTS,
     engine::TESTS,

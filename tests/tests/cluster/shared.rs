@@ -52,7 +52,7 @@ pub(crate) fn fetch_in(node: &Node, container: &str, url: &str) -> Result<String
 }
 
 /// The tag of the images.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// For a machine that is busy with a build.
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,49 @@
+//! What an engine holds on its node: entries of the kernel programs' maps, pins, workloads, SVIDs, connections. What pods have
+//! brought must be gone with them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use signet_testkit::cluster::{Node, Release};
+use signet_testkit::http::Metrics;
+use signet_testkit::process::stdout;
+use signet_testkit::wait;
+
+use crate::shared::WITHIN;
+
+/// An engine at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Footprint {
+    held: BTreeMap<String, u64>,
+}
+
+impl Footprint {
+    pub(crate) fn of(signet: &Release, node: &Node) -> Result<Self> {
+        let ask = ["curl", "--silent", "--fail", "--max-time", "10", "http://127.0.0.1:15020/metrics"];
+        let metrics = Metrics::parse(&stdout(&node.exec(&ask)?)?);
+        let pins = stdout(&node.exec(&["find", "/sys/fs/bpf", "-mindepth", "1", "-path", "*signet*"])?)?;
+        let counts = signet.signet(node.name(), &["status"])?["counts"].clone();
+        let entries = |map: &&str| (format!("map {map}"), metrics.sum(ENTRIES, &[("map", map)]) as u64);
+        let mut held: BTreeMap<String, u64> = MAPS.iter().map(entries).collect();
+        held.insert("pins".to_owned(), u64::try_from(pins.lines().count())?);
+        for what in ["workloads", "local_workloads", "certificates", "connections"] {
+            let count = counts[what].as_u64().with_context(|| format!("no {what} in {counts}"))?;
+            held.insert(what.to_owned(), count);
+        }
+        Ok(Self { held })
+    }
+
+    /// Waits until the engine of a node holds no more than this.
+    pub(crate) fn wait_for_return(&self, signet: &Release, node: &Node) -> Result<()> {
+        wait::until(&format!("the engine of {} holds what it held", node.name()), WITHIN, || {
+            let now = Self::of(signet, node)?;
+            let is_back =
+                |(what, now): (&String, &u64)| self.held.get(what).is_some_and(|before| now <= before);
+            ensure!(now.held.iter().all(is_back), "now {:?}, before {:?}", now.held, self.held);
+            Ok(())
+        })
+    }
+}
+
+const ENTRIES: &str = "signet_bpf_map_entries";
+const MAPS: [&str; 6] = ["direct", "flows", "permits", "ports", "services", "workloads"];
