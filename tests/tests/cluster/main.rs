@@ -8,6 +8,7 @@ mod ca_outages;
 mod chart;
 mod dashboard;
 mod days;
+mod earlier;
 mod engine;
 mod footprint;
 mod images;
@@ -50,6 +51,7 @@ const TABLES: &[&[Test]] = &[
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,
+    earlier::TESTS,
     bad_days::TESTS,
     roll::TESTS,
     ca::TESTS,

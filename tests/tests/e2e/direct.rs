@@ -15,6 +15,7 @@ use signet_testkit::wait;
 
 use crate::connect::allow;
 use crate::paths::receive;
+use crate::policy::peer_authentication;
 use crate::services::service;
 use crate::{Test, shared};
 
@@ -339,6 +340,8 @@ fn a_service_with_affinity_leads_to_one_endpoint_by_either_way() -> Result<()> {
 fn direct_connections_survive_the_engine_and_are_judged_by_the_next() -> Result<()> {
     let mesh = Mesh::start()?;
     let scene = Scene::start(&mesh, "direct-restart")?;
+    let strict = peer_authentication("direct-restart", "mtls: {mode: STRICT}");
+    mesh.apply("direct-strict", &strict)?;
     let (mut held, _) = scene.hold(&scene.v4())?;
     for end in [Node::stop_engine as fn(&Node) -> Result<()>, Node::kill_engine] {
         end(&mesh.n1)?;
@@ -350,6 +353,9 @@ fn direct_connections_survive_the_engine_and_are_judged_by_the_next() -> Result<
         let view = scene.connection("direct")?;
         ensure!(view["destination_identity"] == scene.server.spiffe_id(), "{view}");
         ensure!(scene.path_of(&scene.v4())? == "hbone", "a restarted engine decides anew");
+        // Nor does it take what it finds for connections from before the mesh, which STRICT would end.
+        let earlier = mesh.n1.metrics()?.sum("signet_earlier_connections_total", &[]);
+        ensure!(earlier == 0.0, "{earlier} are taken for connections from before");
     }
     mesh.n1.kill_engine()?;
     let deny = policy("direct-restart", "direct-restart-deny", "action: DENY, rules: [{}]");

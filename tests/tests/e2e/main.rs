@@ -5,6 +5,7 @@
 mod benchmark;
 mod connect;
 mod direct;
+mod earlier;
 mod faults;
 mod guards;
 mod hbone;
@@ -36,6 +37,7 @@ const TABLES: &[&[Test]] = &[
     policy::TESTS,
     faults::TESTS,
     lifecycle::TESTS,
+    earlier::TESTS,
     lifecycle::FOOTPRINT_TESTS,
     hbone::TESTS,
     native::TESTS,

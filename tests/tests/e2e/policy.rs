@@ -160,7 +160,7 @@ fn policy(namespace: &str, name: &str, spec: &str) -> String {
     )
 }
 
-fn peer_authentication(namespace: &str, spec: &str) -> String {
+pub(crate) fn peer_authentication(namespace: &str, spec: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
          metadata: {{name: {namespace}, namespace: {namespace}}}\nspec: {{{spec}}}\n"

@@ -129,6 +129,8 @@ pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 pub const HBONE_PORT: u16 = 15008;
 /// Ports of the engine itself: a CONNECT or a plaintext connection to one of them is refused.
 pub const ENGINE_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT];
+/// The mark on the engine's sockets to applications, and on those that applications accept from it.
+pub const ENGINE_MARK: u32 = 0x513;
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,7 @@ use crate::proxy;
 use crate::proxy::awaited::Awaited;
 use crate::proxy::connections::Connections;
 use crate::proxy::direct::Direct;
+use crate::proxy::earlier::Earlier;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::native;
@@ -134,6 +135,8 @@ struct Engine {
     source: JoinHandle<()>,
     /// Writes down the ends of direct connections.
     ends: Option<JoinHandle<()>>,
+    /// Looks for connections from before.
+    looks: JoinHandle<()>,
     claim: Claim,
     /// Those that serve connections.
     threads: Threads,
@@ -162,7 +165,9 @@ impl Engine {
         let context = proxy_context(config, &mut kernel, &state, changes, report, &mut registry, engine);
         let (connections, direct) = (context.connections.clone(), context.direct.clone());
         let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
-        let proxies = Proxies::new(Arc::new(context), epoch, tell);
+        let earlier = Earlier::new(state.clone(), Box::new(kernel.earlier()?), &mut registry);
+        let looks = tokio::spawn(earlier.clone().run(epoch.subscribe()));
+        let proxies = Proxies::new(Arc::new(context), earlier.clone(), epoch, tell);
         let options = capture::node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
@@ -175,24 +180,24 @@ impl Engine {
             state,
             source: health,
             certificates: Box::new(move || svids.certificates()),
-            connections: Box::new(move || [connections.views(), direct.views()].concat()),
+            connections: Box::new(move || [connections.views(), direct.views(), earlier.views()].concat()),
             preflight: Box::new(move || kernel::preflight(&capture)),
             probes: Box::new(move || probes.findings()),
             registry: Arc::new(registry),
         };
         let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
-        Ok((sources, Self { reconciler, source, ends, claim, threads }))
+        Ok((sources, Self { reconciler, source, ends, looks, claim, threads }))
     }
 
     /// Lets live connections finish, then lets go of everything. The pins stay.
     async fn finish(self, drain: Drain, admin: JoinHandle<()>, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, ends, claim: _claim, threads: _threads } = self;
+        let Self { reconciler, source, ends, looks, claim: _claim, threads: _threads } = self;
         let finished = async {
             let mut proxies = reconciler.await??;
             proxies.finished(deadline).await;
             admin.abort();
             source.abort();
-            ends.iter().for_each(JoinHandle::abort);
+            ends.iter().chain([&looks]).for_each(JoinHandle::abort);
             anyhow::Ok(())
         };
         let (in_time, finished) = tokio::join!(drain.drain(deadline), finished);

@@ -12,6 +12,7 @@
 //! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
 //! | `steering` | `sk_lookup` per network namespace |
 //! | `direct` | permits, Services, and the flows that go past the engine |
+//! | `earlier` | connections that were open before there was capture |
 //! | `events` | what the kernel tells on its own |
 //! | `log` | the programs' own log lines |
 //! | `cgroup`, `pods`, `kubelet` | cgroup directories, and which one is a pod's, or the kubelet's |
@@ -41,6 +42,7 @@ mod clock;
 mod conflicts;
 mod diag;
 mod direct;
+mod earlier;
 mod error;
 mod events;
 mod kubelet;
@@ -63,6 +65,7 @@ pub use cgroup::{Cgroup, cgroup2_mount, own_node_root};
 pub use direct::{
     Direct, DirectBytes, DirectEnd, DirectFlow, DirectFlows, DirectRoute, DirectServer, DirectService,
 };
+pub use earlier::{EarlierSocket, EarlierSockets, Owner, Role};
 pub use error::KernelError;
 pub use events::KernelEvent;
 pub use netns::netns_cookie;
@@ -313,6 +316,14 @@ impl Kernel {
     /// What concerns direct flows.
     pub fn direct(&mut self) -> &mut Direct {
         &mut self.direct
+    }
+
+    /// A handle to connections that were open before there was capture.
+    ///
+    /// # Errors
+    /// A map cannot be opened.
+    pub fn earlier(&self) -> Result<EarlierSockets, KernelError> {
+        EarlierSockets::open(&self.pins, self.mount.clone(), self.direct.flows())
     }
 
     /// The ends of direct flows, in batches; for whoever asks first.

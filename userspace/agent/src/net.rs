@@ -98,9 +98,6 @@ impl NetError {
     }
 }
 
-/// The mark on the engine's sockets to applications, and on what applications answer.
-pub const ENGINE_MARK: u32 = 0x513;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ pub mod awaited;
 mod baggage;
 pub mod connections;
 pub mod direct;
+pub mod earlier;
 mod failure;
 pub mod hbone;
 mod inbound;

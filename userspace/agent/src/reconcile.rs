@@ -56,6 +56,8 @@ pub trait Sandboxes: Send + 'static {
         workload: Arc<Workload>,
         credentials: Credentials,
     );
+    /// From here on nothing of a workload goes past the kernel programs. Told again at each step of it.
+    fn captured(&mut self, cookie: NetnsCookie, cgroup: CgroupId, workload: Arc<Workload>);
     /// A workload has left a sandbox: end its connections.
     fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId);
     /// A sandbox has no workload any more: stop accepting, close the listeners.
@@ -284,6 +286,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         self.kernel.heartbeat()?;
         self.kernel.attach()?;
         self.statuses.set_attached();
+        self.tell_captured();
         self.start_direct();
         info!(workloads = self.locals.len(), "capture attached");
         Ok(())

@@ -188,6 +188,16 @@ impl State {
         }
     }
 
+    /// All that a connection to an address and port may lead to in the mesh, each with where: behind a VIP any of its endpoints
+    /// that are enrolled.
+    #[must_use]
+    pub fn enrolled_behind(&self, to: SocketAddr) -> Vec<(Arc<Workload>, SocketAddr)> {
+        let places = self.services.endpoints(to).unwrap_or_else(|| vec![to]);
+        let owners =
+            |to: SocketAddr| self.owners(to.ip(), to.port()).into_iter().map(move |owner| (owner, to));
+        places.into_iter().flat_map(owners).filter(|(owner, _)| owner.enrolled).collect()
+    }
+
     /// The application's port at `endpoint` behind `port` of the Service with that hostname; `None` where there is no such
     /// Service or port, or `endpoint` is not one of its endpoints (ready or not). For CONNECTs to `<hostname>:<port>`.
     #[must_use]

@@ -13,6 +13,7 @@ use tracing::debug;
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::kernel::DirectFlow;
 use crate::policy::Denial;
+use crate::proxy::earlier::Earlier;
 use crate::proxy::{self, Context, LocalWorkload, Running, Sandbox};
 use crate::reconcile::{Opened, Sandboxes};
 use crate::state::Workload;
@@ -21,14 +22,20 @@ use crate::svid::Credentials;
 /// The open sandboxes and their accept loops.
 pub(super) struct Proxies {
     context: Arc<Context>,
+    earlier: Arc<Earlier>,
     epoch: watch::Sender<u64>,
     told: watch::Sender<()>,
     open: HashMap<NetnsCookie, (Arc<Sandbox>, Running)>,
 }
 
 impl Proxies {
-    pub(super) fn new(context: Arc<Context>, epoch: watch::Sender<u64>, told: watch::Sender<()>) -> Self {
-        Self { context, epoch, told, open: HashMap::new() }
+    pub(super) fn new(
+        context: Arc<Context>,
+        earlier: Arc<Earlier>,
+        epoch: watch::Sender<u64>,
+        told: watch::Sender<()>,
+    ) -> Self {
+        Self { context, earlier, epoch, told, open: HashMap::new() }
     }
 
     /// Waits until every connection has ended, at most `deadline`; then the caller drops.
@@ -65,7 +72,12 @@ impl Sandboxes for Proxies {
         workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials, self.context.tunnel)));
     }
 
+    fn captured(&mut self, cookie: NetnsCookie, cgroup: CgroupId, workload: Arc<Workload>) {
+        self.earlier.put(cookie, cgroup, workload);
+    }
+
     fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId) {
+        self.earlier.remove(cgroup);
         let Some((sandbox, _)) = self.open.get(&cookie) else { return };
         self.context.direct.depart(cgroup);
         let gone = sandbox.workloads.write().remove(&cgroup);

@@ -4,9 +4,10 @@
 //! (`openat2`), and from then on the directory is held open, so a cgroup that is removed and made again under the same
 //! name is another one. Population is watched by `poll` on `cgroup.events`, which needs no inotify instance per pod.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -165,6 +166,41 @@ pub(super) fn children(directory: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
     Ok(found)
 }
 
+/// The ids of a cgroup and of all below it; empty where it is gone.
+pub(super) fn subtree(mount: &Path, cgroup: CgroupId) -> io::Result<HashSet<u64>> {
+    let mut ids = HashSet::new();
+    let mut open = match open_by_id(mount, cgroup) {
+        Ok(directory) => vec![directory],
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return Ok(ids),
+        Err(e) => return Err(e),
+    };
+    while let Some(directory) = open.pop() {
+        ids.insert(fstat(&directory)?.st_ino);
+        open.extend(children(&directory)?);
+    }
+    Ok(ids)
+}
+
+/// A cgroup's id is its kernfs handle (fs/kernfs/mount.c `kernfs_encode_fh`).
+fn open_by_id(mount: &Path, cgroup: CgroupId) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+    let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id: cgroup.0.to_ne_bytes() };
+    let mount = File::open(mount)?;
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: `handle` is laid out as `struct file_handle` with the 8 bytes that `bytes` announces.
+    let fd = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// The cgroup2 mount point from `/proc/self/mounts`; `None` where there is none, or another mount lies over it.
 #[must_use]
 pub fn cgroup2_mount() -> Option<PathBuf> {
@@ -213,6 +249,8 @@ pub fn own_node_root(mount: &Path) -> Option<PathBuf> {
 pub(super) const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 /// How deep below a workload's cgroup its processes are looked for. Kubelet's containers are one level below the pod.
 const MAX_DEPTH: usize = 16;
+/// include/linux/exportfs.h.
+const FILEID_KERNFS: i32 = 0xfe;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //!
 //! A netlink socket belongs to the namespace it was made in, so one is made on a thread inside and kept by whoever asks
 //! often. Everything is an exchange that the kernel answers at once; a timeout bounds what must not hang. What an
-//! attribute means is the caller's to know ([`super::listening`], [`super::direct`]).
+//! attribute means is the caller's to know ([`super::listening`], [`super::direct`], [`super::earlier`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -189,9 +189,28 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
+
+/// Both that TCP has.
+pub(super) const FAMILIES: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
+// Attributes (include/uapi/linux/inet_diag.h).
+pub(super) const INET_DIAG_INFO: u16 = 2;
+pub(super) const INET_DIAG_MARK: u16 = 15;
+pub(super) const INET_DIAG_CGROUP_ID: u16 = 21;
+// States (include/net/tcp_states.h).
+pub(super) const TCP_SYN_SENT: u8 = 2;
+pub(super) const TCP_SYN_RECV: u8 = 3;
+pub(super) const TCP_FIN_WAIT1: u8 = 4;
+pub(super) const TCP_FIN_WAIT2: u8 = 5;
+pub(super) const TCP_CLOSE_WAIT: u8 = 8;
+pub(super) const TCP_LAST_ACK: u8 = 9;
+pub(super) const TCP_LISTEN: u8 = 10;
+pub(super) const TCP_CLOSING: u8 = 11;
+pub(super) const TCP_NEW_SYN_RECV: u8 = 12;
+/// All states but TIME_WAIT, LISTEN and NEW_SYN_RECV.
+pub(super) const LIVE: u32 = 0b1011_1011_1110;
 
 // include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h.
 const NLMSG_HEADER: usize = 16;

@@ -37,9 +37,10 @@ impl Maps {
         })
     }
 
-    /// Forgets the connections to an engine that is gone: its sockets closed with it.
+    /// Forgets the connections to an engine that is gone: its sockets closed with it. The kubelet's, which have no cookie, are
+    /// none of those, and end with their own sockets.
     pub(super) fn clear_flows(&mut self) -> Result<(), KernelError> {
-        remove_where(&mut self.flows, |_, _| true).map_err(KernelError::map("clear", "FLOWS"))
+        remove_where(&mut self.flows, |flow, _| flow.netns != 0).map_err(KernelError::map("clear", "FLOWS"))
     }
 
     pub(super) fn put_workload(&mut self, workload: &CapturedWorkload) -> Result<(), KernelError> {

@@ -15,7 +15,8 @@ use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{ENGINE_MARK, NetError, Netns};
+use super::{NetError, Netns};
+use crate::addr::ENGINE_MARK;
 
 /// Dials from inside `netns`: keepalive 180 s/180 s/9, TCP_NODELAY.
 ///

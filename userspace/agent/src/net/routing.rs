@@ -22,7 +22,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 
-use super::{ENGINE_MARK, NetError};
+use super::NetError;
+use crate::addr::ENGINE_MARK;
 
 /// Adds rules, routes and settings; what is there already stays.
 pub(super) fn install() -> Result<(), NetError> {

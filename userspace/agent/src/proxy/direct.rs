@@ -210,7 +210,7 @@ fn bytes(carried: DirectBytes) -> Bytes {
 }
 
 /// Ids of direct connections begin here: those of others count from 0, and both fit a JSON number exactly.
-const FIRST_ID: u64 = 1 << 52;
+pub(super) const FIRST_ID: u64 = 1 << 52;
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,8 @@ pub enum Path {
     Passthrough,
     /// Between two workloads of this node, authorised in the kernel and past the engine.
     Direct,
+    /// In clear, open since before the workload was captured.
+    Earlier,
 }
 
 impl Path {

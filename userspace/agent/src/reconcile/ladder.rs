@@ -47,7 +47,19 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         };
         self.sandboxes.put(cookie, cgroup.id(), local.workload.clone(), credentials);
         self.capture(local, cgroup.id(), CaptureState::Redirect)?;
+        if self.statuses.attached() {
+            self.sandboxes.captured(cookie, cgroup.id(), local.workload.clone());
+        }
         Ok(Phase::Captured)
+    }
+
+    /// The programs are attached: those who are up the ladder already are captured now.
+    pub(super) fn tell_captured(&mut self) {
+        for local in self.locals.values() {
+            if let (Some(cookie), Some(cgroup)) = (local.sandbox(), local.cgroup_id()) {
+                self.sandboxes.captured(cookie, cgroup, local.workload.clone());
+            }
+        }
     }
 
     /// Finds the workload's network namespace and makes sure that the engine listens there.

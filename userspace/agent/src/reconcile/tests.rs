@@ -238,6 +238,9 @@ impl Sandboxes for FakeSandboxes {
     fn put(&mut self, _: NetnsCookie, _: CgroupId, _: Arc<Workload>, _: Credentials) {
         self.did("enter sandbox");
     }
+    fn captured(&mut self, _: NetnsCookie, _: CgroupId, _: Arc<Workload>) {
+        self.did("captured");
+    }
     fn remove(&mut self, _: NetnsCookie, _: CgroupId) {
         self.did("leave sandbox");
     }

@@ -126,6 +126,11 @@ impl Services {
         })
     }
 
+    /// All endpoints of a VIP's port; `None` where the address is no VIP.
+    pub(super) fn endpoints(&self, vip: SocketAddr) -> Option<Vec<SocketAddr>> {
+        self.vips.with(&Address::of(vip.ip()), |routes| Some(routes?.endpoints(vip)))
+    }
+
     /// See [`super::State::candidates`].
     pub(super) fn candidates(
         &self,

@@ -19,11 +19,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    fn start(netns: &Netns) -> Self {
+    pub(crate) fn start(netns: &Netns) -> Self {
         Self { plaintext: netns.listen("[::]:15006"), hbone: netns.listen("[::]:15008") }
     }
 
-    fn steer(&self, node: &mut Node, netns: &Netns, host: bool) {
+    pub(crate) fn steer(&self, node: &mut Node, netns: &Netns, host: bool) {
         let to = SteeredListeners { plaintext: self.plaintext.as_fd(), hbone: self.hbone.as_fd() };
         node.kernel.steer(netns.fd.as_fd(), netns.cookie, host, to).unwrap();
     }

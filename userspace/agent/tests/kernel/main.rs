@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
 mod direct;
+mod earlier;
 mod guards;
 mod inbound;
 mod lifecycle;

@@ -20,7 +20,10 @@ use super::Namespaces;
 use super::flow_key;
 use crate::addr::{CgroupId, NetnsCookie, OriginalDst};
 use crate::kernel::clock;
-use crate::kernel::diag::{Diag, Listed, SocketId, attribute, id_of};
+use crate::kernel::diag::{
+    Diag, FAMILIES, INET_DIAG_INFO, LIVE, Listed, SocketId, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT2,
+    TCP_LAST_ACK, TCP_SYN_SENT, attribute, id_of,
+};
 use crate::kernel::error::KernelError;
 use crate::kernel::maps::{absent_is_fine, ip};
 use crate::kernel::object::Pins;
@@ -80,7 +83,7 @@ impl DirectFlows {
         Ok(Self { records: Arc::new(Mutex::new(pins.open("DIRECT")?)), namespaces })
     }
 
-    pub(super) fn namespaces(&self) -> &Namespaces {
+    pub(in crate::kernel) fn namespaces(&self) -> &Namespaces {
         &self.namespaces
     }
 
@@ -116,6 +119,20 @@ impl DirectFlows {
             }
         }
         bytes
+    }
+
+    /// Whether there is one between these two ends.
+    pub(in crate::kernel) fn is_live(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<bool, MapError> {
+        let key = super::super::maps::flow_key(NetnsCookie(0), source, destination);
+        match self.records.lock().get(&key, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Ends a flow. False where its socket has ended; its record is gone then.
@@ -216,17 +233,8 @@ fn carried(message: &[u8]) -> Option<DirectBytes> {
     Some(DirectBytes { sent, received })
 }
 
-const FAMILIES: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
 /// What an iteration may take before it is given up.
 const MOST_STEPS: usize = 4 * MAX_DIRECT;
-/// All states but TIME_WAIT, LISTEN and NEW_SYN_RECV (include/net/tcp_states.h).
-const LIVE: u32 = 0b1011_1011_1110;
-const TCP_SYN_SENT: u8 = 2;
-const TCP_FIN_WAIT2: u8 = 5;
-const TCP_CLOSE_WAIT: u8 = 8;
-const TCP_LAST_ACK: u8 = 9;
-const TCP_CLOSING: u8 = 11;
-// include/uapi/linux/inet_diag.h, tcp.h.
-const INET_DIAG_INFO: u16 = 2;
+// include/uapi/linux/tcp.h.
 const TCPI_BYTES_ACKED: usize = 120;
 const TCPI_BYTES_RECEIVED: usize = 128;

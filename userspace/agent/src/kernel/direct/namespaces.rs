@@ -37,6 +37,15 @@ impl Namespaces {
         self.known.lock().remove(&cookie);
     }
 
+    /// A socket of one's own for a question that takes long; `NotFound` where the namespace is not served.
+    pub(in crate::kernel) fn open(&self, cookie: NetnsCookie) -> io::Result<Diag> {
+        let netns = {
+            let known = self.known.lock();
+            known.get(&cookie).ok_or(io::ErrorKind::NotFound)?.netns.try_clone()?
+        };
+        Diag::open_in(netns.as_fd())
+    }
+
     /// Asks about the sockets of a namespace; `NotFound` where it is not served.
     pub(super) fn ask<T>(
         &self,

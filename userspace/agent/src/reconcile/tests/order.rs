@@ -6,7 +6,7 @@ use super::*;
 async fn at_enrolment_the_kernel_denies_first_and_redirects_last() {
     let mut scene = Scene::synced(Workload { enrolled: false, ..web() });
     scene.tell(web());
-    let climbed = ["put NotReady", "listen", "open sandbox", "enter sandbox", "put Redirect"];
+    let climbed = ["put NotReady", "listen", "open sandbox", "enter sandbox", "put Redirect", "captured"];
     // Once when it leaves its old terms, which is where it stays until it has climbed.
     assert_eq!(scene.steps(), [&["forget", "put NotReady"], &climbed[..]].concat());
     assert_eq!(scene.phase(), Some(Phase::Captured));
@@ -29,8 +29,9 @@ async fn once_the_source_has_told_all_it_climbs_then_sweeps_then_attaches() {
     scene.steps();
     scene.hear(Event::Synced);
     let climbed = ["listen", "open sandbox", "enter sandbox", "put Redirect"];
-    let rest = ["remove", "unsteer", "heartbeat", "attach"];
-    assert_eq!(scene.steps(), [climbed, rest].concat());
+    // Before the programs are attached nobody is captured.
+    let rest = ["remove", "unsteer", "heartbeat", "attach", "captured"];
+    assert_eq!(scene.steps(), [&climbed[..], &rest[..]].concat());
     assert_eq!(scene.world.lock().links, [COOKIE]);
     assert!(!scene.world.lock().entries.contains_key(&STALE));
 }

@@ -69,6 +69,12 @@ impl Routes {
         pick(near, except, &random).or_else(|| pick(family, except, &random))
     }
 
+    /// All that a port of the VIP can use now.
+    pub(super) fn endpoints(&self, vip: SocketAddr) -> Vec<SocketAddr> {
+        let (_, family) = self.groups(vip, "");
+        all(family).collect()
+    }
+
     /// From which one is chosen, where one of them is as `is_here` says.
     pub(super) fn candidates(
         &self,
