@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod ca;
 pub mod capture;
 pub mod cgroup;
+pub mod clock;
 pub mod cluster;
 pub mod demo;
 pub mod envoy;

@@ -161,8 +161,17 @@ impl Engine {
     /// # Errors
     /// It has not been built.
     pub fn start(&mut self, node: &Node) -> Result<()> {
+        self.start_with(node, &[])
+    }
+
+    /// The same, with variables (`NAME=value`) in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(&mut self, node: &Node, variables: &[&str]) -> Result<()> {
         let argv = [text(&binaries::path("signetd")?)?, "--config".to_owned(), text(&self.config)?];
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let argv: Vec<&str> =
+            ["env"].iter().chain(variables).copied().chain(argv.iter().map(String::as_str)).collect();
         self.process = Some(Process::start(node.command(&argv)?, &self.log)?);
         Ok(())
     }

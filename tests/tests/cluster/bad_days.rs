@@ -1,4 +1,5 @@
-//! Bad days of an engine: killed under load, without its API server, with its place in the watch compacted away.
+//! Bad days of an engine: killed under load, without its API server, with its place in the watch compacted away, with a
+//! clock that is not the CA's.
 
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use signet_testkit::wait;
 
 use crate::mesh::Meshed;
 use crate::shared::WITHIN;
+use crate::skew;
 
-pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
+pub(crate) const TESTS: &[crate::Test] = crate::tests!(
+    &[Need::Cluster, Need::Engine, Need::Program("faketime")] =>
     an_engine_survives_its_bad_days,
 );
 
@@ -27,7 +30,7 @@ fn an_engine_survives_its_bad_days() -> Result<()> {
     let packets = wire.stop()?;
     ensure!(!mesh.known_pair(NAMESPACE)?.is_seen(&packets), "it crossed the link in clear");
     ensure!(packets.tls_records() > 0, "no TLS on the link");
-    Ok(())
+    skew::a_clock_that_is_off_is_said_and_heals(&mut mesh, NAMESPACE)
 }
 
 /// What is lost is refused, and what comes after its return is carried: also while clients never pause.

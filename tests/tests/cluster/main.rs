@@ -25,6 +25,7 @@ mod rights;
 mod roll;
 mod services;
 mod shared;
+mod skew;
 mod turns;
 mod unknown;
 

@@ -18,6 +18,7 @@ mod file;
 mod istio;
 mod metrics;
 mod schedule;
+mod skew;
 mod store;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use credentials::{Credentials, Tracked};
 pub use error::FetchError;
 pub use file::FileAuthority;
 pub use istio::{AddressError, IstioAuthority, IstioOptions};
+pub use skew::Skew;
 pub use store::Store;
 
 /// Where SVIDs come from. One implementation per CA protocol.
@@ -68,6 +70,8 @@ pub struct CertificateView {
     pub next_attempt: Option<u64>,
     /// The last error, if the last attempt failed.
     pub error: Option<String>,
+    /// Of which kind it is, as the label of `signet_ca_requests_total` has it.
+    pub reason: Option<&'static str>,
 }
 
 /// How a workload's SVID stands.

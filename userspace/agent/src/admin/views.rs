@@ -15,7 +15,7 @@ use crate::kernel::Finding;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::reconcile::{LocalStatus, Phase};
 use crate::state::Workload;
-use crate::svid::Status;
+use crate::svid::{CertificateView, Status};
 
 /// `/v1/status`.
 #[derive(Clone, Debug, Serialize)]
@@ -136,6 +136,7 @@ pub(super) fn readiness(sources: &Sources) -> ReadinessView {
     let mut conditions = vec![capture_condition(sources.statuses.attached())];
     // Cut off from its source a node goes on with what it knows: pods may still be started.
     conditions.extend(source_finding(sources).map(|finding| Finding { ok: true, ..finding }));
+    conditions.extend(clock_finding(&(sources.certificates)()));
     ReadinessView { ready: conditions.iter().all(|condition| condition.ok), conditions }
 }
 
@@ -295,6 +296,12 @@ fn certificate_finding(sources: &Sources) -> Finding {
         })
         .collect();
     list_finding("certificates", broken, format!("{} kept", certificates.len()))
+}
+
+/// Other than what a workload fails by, a clock that differs from the CA's is the node's trouble: no pod gets an SVID.
+fn clock_finding(certificates: &[CertificateView]) -> Option<Finding> {
+    let off = certificates.iter().find(|certificate| certificate.reason == Some("clock"))?;
+    Some(finding("clock", false, off.error.clone().unwrap_or_default()))
 }
 
 fn policy_finding(policies: &[PolicyView]) -> Finding {

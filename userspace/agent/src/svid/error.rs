@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use signet_identity::{SpiffeId, SvidError};
 
+use super::skew::Skew;
+
 /// Why no SVID came. Cheap to clone, since every connection that waited gets it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
@@ -26,6 +28,16 @@ pub enum FetchError {
         address: Arc<str>,
         /// What TLS says.
         reason: String,
+    },
+    /// What the CA makes is not valid by this node's clock.
+    #[error(
+        "this node's clock is {skew} that of the CA at {address}: synchronise both (chrony, systemd-timesyncd)"
+    )]
+    Clock {
+        /// Where.
+        address: Arc<str>,
+        /// How far.
+        skew: Skew,
     },
     /// The CA did not answer in time.
     #[error("the CA at {address} did not answer within {after:?}")]
@@ -117,6 +129,7 @@ impl FetchError {
         match self {
             Self::Unreachable { .. } => "unreachable",
             Self::UntrustedCa { .. } => "untrusted_ca",
+            Self::Clock { .. } => "clock",
             Self::Timeout { .. } => "timeout",
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Refused { .. } => "refused",

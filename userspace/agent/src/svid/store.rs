@@ -231,6 +231,7 @@ impl Record {
             not_after: svid.as_ref().map(|svid| svid.not_after()),
             next_attempt,
             error: error.as_ref().map(ToString::to_string),
+            reason: error.as_ref().map(FetchError::label),
         }
     }
 }

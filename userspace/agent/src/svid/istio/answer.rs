@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::{BundleSet, MAX_CHAIN_CERTIFICATES, PrivateKey, SpiffeId, TrustBundle, X509Svid};
 
 use crate::svid::FetchError;
+use crate::svid::skew::Skew;
 
 /// Reads and checks an answer: it must be for the identity and the key that were asked for, valid now, and lead to the
 /// roots that came with it.
@@ -29,10 +30,12 @@ pub(super) fn check(
     let bundle = TrustBundle::from_pem(id.trust_domain().clone(), roots.as_bytes())
         .map_err(|e| malformed(e.to_string()))?;
     let chain = read_chain(chain).map_err(malformed)?;
-    X509Svid::new(id, chain, key, Arc::new(BundleSet::of(bundle)), now).map_err(|error| FetchError::Lying {
-        source_of_it: format!("the CA at {address}").into(),
-        id: id.clone(),
-        error,
+    let svid = X509Svid::new(id, chain, key, Arc::new(BundleSet::of(bundle)), now);
+    svid.map_err(|error| match Skew::of_fresh(&error, now) {
+        Some(skew) => FetchError::Clock { address: address.clone(), skew },
+        None => {
+            FetchError::Lying { source_of_it: format!("the CA at {address}").into(), id: id.clone(), error }
+        }
     })
 }
 

@@ -12,12 +12,16 @@ use tonic::{Code, Status};
 
 use super::connection::ConnectError;
 use crate::svid::FetchError;
+use crate::svid::skew::Skew;
 
 pub(super) fn sort(status: &Status, address: &Arc<str>, id: &SpiffeId) -> FetchError {
     let address = address.clone();
     match connect_error(status) {
         Some(ConnectError::Untrusted(error)) => {
-            return FetchError::UntrustedCa { address, reason: error.to_string() };
+            return match Skew::of_server(error) {
+                Some(skew) => FetchError::Clock { address, skew },
+                None => FetchError::UntrustedCa { address, reason: error.to_string() },
+            };
         }
         Some(error) => return FetchError::Unreachable { address, reason: error.to_string() },
         None => {}

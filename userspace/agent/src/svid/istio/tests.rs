@@ -19,6 +19,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use super::*;
+use crate::svid::Skew;
 
 const URI: &str = "spiffe://td/ns/a/sa/b";
 
@@ -184,15 +185,23 @@ async fn a_ca_that_lies_is_found_out() {
     assert!(matches!(&error, FetchError::Lying { error: SvidError::UnexpectedId { .. }, .. }), "{error}");
     let error = lie(|ca, _| elements(&ca.issue(URI, |_| {}).chain, ca)).await;
     assert!(matches!(&error, FetchError::Lying { error: SvidError::WrongKey { .. }, .. }), "{error}");
-    let expired = lie(|ca, seen| {
-        elements(&ca.sign(URI, &seen.csr.public_key, |leaf| leaf.not_after = from_now(-1)), ca)
-    });
-    let error = expired.await;
-    assert!(matches!(&error, FetchError::Lying { error: SvidError::Expired { .. }, .. }), "{error}");
     let error =
         lie(|ca, seen| elements(&ca.sign(URI, &seen.csr.public_key, |_| {}), &TestCa::new("td"))).await;
     assert!(matches!(&error, FetchError::Lying { error: SvidError::Untrusted { .. }, .. }), "{error}");
     assert!(error.to_string().contains("https://127.0.0.1") && error.to_string().contains(URI), "{error}");
+}
+
+#[tokio::test]
+async fn a_ca_of_another_time_is_told_from_one_that_lies() {
+    let signed = |seen: &Seen, change: fn(&mut CertificateParams)| {
+        let ca = TestCa::new("td");
+        Ok(elements(&ca.sign(URI, &seen.csr.public_key, change), &ca))
+    };
+    let error = verdict(move |seen| signed(seen, |leaf| leaf.not_after = from_now(-1))).await;
+    assert!(matches!(error, FetchError::Clock { skew: Skew::Ahead(_), .. }), "{error}");
+    let error = verdict(move |seen| signed(seen, |leaf| leaf.not_before = from_now(600))).await;
+    assert!(matches!(error, FetchError::Clock { skew: Skew::Behind(_), .. }), "{error}");
+    assert_eq!(error.label(), "clock");
 }
 
 #[tokio::test]
