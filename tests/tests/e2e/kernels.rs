@@ -29,7 +29,7 @@ until wget -q -O - http://127.0.0.1:15021/healthz/ready || [ $tries = 200 ]; do 
 cat /tmp/log
 signet check";
     let written = vm::run("6.1", &["signetd", "signet"], script)?;
-    ensure!(written.contains("\nok      kernel                6.1.0"), "{written}");
+    ensure!(written.contains("ok      kernel                6.1.0"), "{written}");
     ensure!(written.contains("\nthe check ended with 0"), "{written}");
     ensure!(written.contains("\"ready\":true") && written.contains("capture attached"), "{written}");
     ensure!(!written.contains("FAILED"), "{written}");
