@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use self::hello::{Client, Spoken, authenticate};
+use self::hello::{Client, Spoken};
 use super::Context;
 use super::accept::{Accepted, report};
 use super::authority::Authority;
@@ -44,17 +44,15 @@ use crate::state::{State, Workload};
 pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
     let (context, sandbox) = (&context, &sandbox);
     let Accepted { stream, peer, local, place: _place } = accepted;
-    let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
-    parties.path = Some(Path::Hbone);
     // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
-    match Box::pin(authenticate(context, sandbox, stream, (peer, local))).await {
-        Ok((Spoken::Hbone(mut h2), client)) => {
+    match Box::pin(hello::admitted(context, sandbox, stream, (peer, local))).await {
+        Some((Spoken::Hbone(mut h2), client)) => {
             Box::pin(serve_tunnels(context, sandbox, &mut h2, Arc::new(client))).await;
         }
-        Ok((Spoken::Native(tunnel), client)) => {
+        Some((Spoken::Native(tunnel), client)) => {
             Box::pin(requests::serve(context, sandbox, tunnel, client)).await
         }
-        Err(failure) => Outcome::begin(context, parties).end(Err(failure)),
+        None => {}
     }
 }
 

@@ -70,6 +70,11 @@ impl Outcome {
         self.write(result.err().as_ref());
     }
 
+    /// Nothing is written: the connection has got so far that what it asks for has outcomes of its own.
+    pub(crate) fn withdraw(mut self) {
+        self.written = true;
+    }
+
     fn write(&mut self, failure: Option<&Failure>) {
         self.written = true;
         let parties = self.registration.parties();

@@ -120,6 +120,12 @@ impl Sandbox {
         }
     }
 
+    /// The one workload that lives here, where it is the only one.
+    #[must_use]
+    pub(crate) fn tenant(&self) -> Option<Arc<LocalWorkload>> {
+        self.sole().ok()
+    }
+
     fn sole(&self) -> Result<Arc<LocalWorkload>, Failure> {
         let workloads = self.workloads.read();
         match workloads.len() {

@@ -17,6 +17,7 @@ use crate::proxy::Context;
 use crate::proxy::failure::Failure;
 use crate::proxy::hbone::Server;
 use crate::proxy::native::Tunnel;
+use crate::proxy::outcome::Outcome;
 use crate::proxy::parties::{Direction, Parties, Path};
 use crate::proxy::sandbox::Sandbox;
 
@@ -72,11 +73,36 @@ impl Client {
     }
 }
 
-/// Shakes hands.
-///
-/// # Errors
-/// Whose fault it was that there is no connection.
-pub(super) async fn authenticate(
+/// Shakes hands. Of a client that does not get through it (it stalls, its server's pod goes) there is an outcome; what others
+/// ask for has outcomes of its own.
+pub(super) async fn admitted(
+    context: &Context,
+    sandbox: &Sandbox,
+    stream: TcpStream,
+    (peer, dialled): (Peer, Local),
+) -> Option<(Spoken, Client)> {
+    let mut parties = Parties::between(Direction::Inbound, peer.socket(), dialled.socket());
+    parties.path = Some(Path::Hbone);
+    parties.destination.workload = sandbox.tenant().map(|local| Arc::clone(&local.workload));
+    let outcome = Outcome::begin(context, parties);
+    let closing = outcome.closing();
+    let result = tokio::select! {
+        result = authenticate(context, sandbox, stream, (peer, dialled)) => result,
+        () = closing.cancelled() => Err(Failure::Closed),
+    };
+    match result {
+        Ok(admitted) => {
+            outcome.withdraw();
+            Some(admitted)
+        }
+        Err(failure) => {
+            outcome.end(Err(failure));
+            None
+        }
+    }
+}
+
+async fn authenticate(
     context: &Context,
     sandbox: &Sandbox,
     stream: TcpStream,

@@ -7,6 +7,7 @@ use http::Request;
 use rustls::pki_types::UnixTime;
 use signet_identity::X509Svid;
 use signet_identity::testing::{Issued, TestCa, from_now};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Pair, deny_all, needs_privileges, strict};
@@ -88,6 +89,22 @@ async fn dropping_the_accept_loops_resets_and_writes_every_outcome() {
     assert!(log.only("outbound").contains("closed by the node engine"));
     log.only("inbound");
     drop(server);
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_in_its_handshake_is_let_go_with_the_pod() {
+    needs_privileges!();
+    let pair = Pair::new().await;
+    let mut stream = TcpStream::connect(pair.server.at(HBONE_PORT)).await.unwrap();
+    // A record's header, and nothing of the ClientHello that it announces.
+    stream.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+    until("it is listed", || pair.far.context.connections.views().len() == 1).await;
+    pair.server.sandbox.workloads.write().clear();
+    pair.far.context.connections.close_workload(&pair.server.workload.uid);
+    until("its outcome is written", || pair.is_quiet()).await;
+    let line = pair.log.only("inbound");
+    assert!(line.contains("the workload has left") && line.contains("dst.workload=\"server\""), "{line}");
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed, and nothing was said");
 }
 
 #[tokio::test]
