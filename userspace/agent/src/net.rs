@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
-pub use addresses::is_own_address;
+pub use addresses::own_addresses;
 pub use descriptors::raise_open_files;
 pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, Received, arm, disarm, reset};

@@ -10,6 +10,7 @@ use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use parking_lot::{Mutex, RwLock};
 
 use crate::addr::WorkloadUid;
@@ -162,6 +163,12 @@ impl State {
     pub fn policies(&self) -> (Vec<Arc<AuthorizationPolicy>>, Vec<Arc<PeerAuthentication>>) {
         let policies = self.policies.read();
         (policies.authorizations(), policies.peer_authentications())
+    }
+
+    /// The range of pods' addresses whose first address this is: where the range is a bridge's, the bridge's own.
+    #[must_use]
+    pub fn pod_range_begun_by(&self, address: IpAddr) -> Option<IpNet> {
+        self.ranges.begun_by(address)
     }
 
     /// Resolves a destination: VIPs to a ready endpoint (same zone as `zone` first, then any; random among equals), pod

@@ -2,18 +2,25 @@
 
 use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
+use ipnet::IpNet;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::sys::socket::SockaddrStorage;
 
-/// Whether a device of this process's network namespace has the address now. An address that cannot be told is not.
+/// The addresses that the devices of this process's network namespace have now, each with the prefix that it is given
+/// there. What cannot be told is left out.
 #[must_use]
-pub fn is_own_address(address: IpAddr) -> bool {
-    let Ok(mut devices) = getifaddrs() else { return false };
-    devices.any(|device| {
-        let Some(own) = device.address else { return false };
-        let v4 = own.as_sockaddr_in().map(|own| IpAddr::V4(own.ip()));
-        let own = v4.or_else(|| own.as_sockaddr_in6().map(|own| IpAddr::V6(own.ip())));
-        own == Some(address.to_canonical())
-    })
+pub fn own_addresses() -> Vec<IpNet> {
+    getifaddrs().map(|devices| devices.filter_map(|device| network(&device)).collect()).unwrap_or_default()
+}
+
+fn network(device: &InterfaceAddress) -> Option<IpNet> {
+    let (own, mask) = (address(device.address.as_ref()?)?, address(device.netmask.as_ref()?)?);
+    IpNet::with_netmask(own, mask).ok()
+}
+
+fn address(socket: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = socket.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| socket.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 #[cfg(test)]
@@ -22,7 +29,8 @@ mod tests {
 
     #[test]
     fn loopback_is_ones_own_and_a_documentation_address_is_not() {
-        assert!(is_own_address("127.0.0.1".parse().unwrap()));
-        assert!(!is_own_address("192.0.2.1".parse().unwrap()));
+        let own = own_addresses();
+        assert!(own.contains(&"127.0.0.1/8".parse().unwrap()), "{own:?}");
+        assert!(own.iter().all(|own| own.addr() != "192.0.2.1".parse::<IpAddr>().unwrap()), "{own:?}");
     }
 }

@@ -41,6 +41,11 @@ impl Ranges {
         [RangeKind::Services, RangeKind::Pods].into_iter().find(|kind| is(kind) && !is(&RangeKind::Outside))
     }
 
+    /// The block of pods' addresses that begins with this one, past the address of the block itself.
+    pub(super) fn begun_by(&self, address: IpAddr) -> Option<IpNet> {
+        self.0.read().get(&RangeKind::Pods)?.begun_by(bits(address))
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.read().values().all(|blocks| blocks.by_owner.is_empty() && blocks.by_length.is_empty())
@@ -80,6 +85,17 @@ impl Blocks {
         let mut lengths = self.by_length.iter();
         lengths.any(|(length, blocks)| blocks.contains_key(&(address & mask(*length))))
     }
+
+    fn begun_by(&self, address: u128) -> Option<IpNet> {
+        let before = address.checked_sub(1)?;
+        let is_block = |(length, blocks): &(&u8, &HashMap<u128, usize>)| {
+            before & mask(**length) == before
+                && address & mask(**length) == before
+                && blocks.contains_key(&before)
+        };
+        let (length, _) = self.by_length.iter().find(is_block)?;
+        Some(block(*length, before))
+    }
 }
 
 /// An IPv4 address as the IPv6 address that maps it.
@@ -94,6 +110,13 @@ fn bits(address: IpAddr) -> u128 {
 fn prefix(block: IpNet) -> (u8, u128) {
     let length = block.prefix_len() + if block.addr().is_ipv4() { 96 } else { 0 };
     (length, bits(block.addr()) & mask(length))
+}
+
+/// The inverse of [`prefix`].
+fn block(length: u8, bits: u128) -> IpNet {
+    let address = IpAddr::V6(bits.into()).to_canonical();
+    let length = if address.is_ipv4() { length.saturating_sub(96) } else { length };
+    IpNet::new_assert(address, length)
 }
 
 fn mask(length: u8) -> u128 {
@@ -144,6 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn the_first_address_of_a_block_is_told_from_the_others() {
+        let ranges = Ranges::default();
+        ranges.put(&told(RangeKind::Pods, "n1", &["10.244.1.0/24", "fd00:244:1::/64"]));
+        ranges.put(&told(RangeKind::Pods, "n2", &["10.244.2.7/32"]));
+        ranges.put(&told(RangeKind::Services, "kubernetes", &["10.96.0.0/16"]));
+        for (address, block) in [
+            ("10.244.1.1", Some("10.244.1.0/24")),
+            ("fd00:244:1::1", Some("fd00:244:1::/64")),
+            ("10.244.1.0", None),
+            ("10.244.1.2", None),
+            ("10.244.2.8", None),
+            ("10.96.0.1", None),
+            ("0.0.0.0", None),
+        ] {
+            let begun = ranges.begun_by(address.parse().unwrap());
+            assert_eq!(begun, block.map(|block| block.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
     fn a_block_stays_until_the_last_that_told_of_it_is_gone() {
         let ranges = Ranges::default();
         ranges.put(&told(RangeKind::Pods, "a", &["10.244.1.0/24"]));
@@ -166,6 +209,22 @@ mod tests {
             let ranges = Ranges::default();
             ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks });
             prop_assert_eq!(ranges.of(address).is_some(), expected);
+        }
+
+        #[test]
+        fn a_block_is_begun_by_its_first_address(bits: u128, v4_bits: u32, length in 0u8..=128, v4: bool) {
+            let block = match v4 {
+                true => IpNet::new(IpAddr::V4(v4_bits.into()), length % 33).unwrap(),
+                false => IpNet::new(IpAddr::V6(bits.into()), length).unwrap(),
+            };
+            let ranges = Ranges::default();
+            ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks: vec![block] });
+            let first = match block.network() {
+                IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|bits| IpAddr::V4(bits.into())),
+                IpAddr::V6(v6) => v6.to_bits().checked_add(1).map(|bits| IpAddr::V6(bits.into())),
+            };
+            let begun = first.filter(|first| block.contains(first)).map(|_| block.trunc());
+            prop_assert_eq!(first.and_then(|first| ranges.begun_by(first)), begun);
         }
     }
 }

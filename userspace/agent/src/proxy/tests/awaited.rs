@@ -55,6 +55,26 @@ async fn a_connection_to_a_pod_that_nobody_tells_of_is_refused_and_nobody_is_dia
 }
 
 #[tokio::test]
+async fn another_nodes_bridge_is_no_pod_where_this_nodes_bridge_has_its_ranges_first_address() {
+    needs_privileges!();
+    let timeouts = Timeouts { discovery: Duration::from_millis(100), ..Timeouts::default() };
+    let pair = Pair::with(timeouts).await;
+    let bridge = Echo::start("127.9.9.1".parse().unwrap()).await;
+    let nodes = |node: &str, range: &str| {
+        let blocks = vec![range.parse().unwrap()];
+        Event::Ranges(Ranges { kind: RangeKind::Pods, owner: node.into(), blocks })
+    };
+    pair.apply(&nodes("other", "127.9.9.0/24"));
+    assert_reset(pair.near.connect(&pair.client, bridge.address).await).await;
+    until("the outcome is written", || pair.is_quiet()).await;
+    assert!(bridge.clients.lock().is_empty(), "it may be a pod, and went out in clear");
+    // Loopback, which has the first address of this range, is the bridge of this node.
+    pair.apply(&nodes("this", "127.0.0.0/8"));
+    let mut stream = pair.near.connect(&pair.client, bridge.address).await;
+    ping(&mut stream, "a bridge").await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_a_pods_waits_for_the_pod_whatever_the_ranges() {
     needs_privileges!();
     let timeouts = Timeouts { discovery: Duration::from_millis(100), ..Timeouts::default() };
