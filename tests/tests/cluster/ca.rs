@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::En
     the_roots_are_in_every_namespace_and_put_back,
     replicas_that_race_for_the_root_have_one,
     a_secret_that_is_not_whole_is_named_and_left_as_it_is,
+    a_secret_that_is_deleted_is_put_back_with_the_same_root,
     serving_certificates_of_both_replicas_are_renewed_under_the_same_root,
 );
 
@@ -189,6 +190,26 @@ fn a_secret_that_is_not_whole_is_named_and_left_as_it_is() -> Result<()> {
     replica.launch(&issuing.cluster)?;
     replica.wait_for_end(&["root-cert.pem in Secret damage/half", "no CERTIFICATE section"])?;
     ensure!(version()? == before, "it was written to");
+    Ok(())
+}
+
+fn a_secret_that_is_deleted_is_put_back_with_the_same_root() -> Result<()> {
+    let issuing = issuing::together()?;
+    let (cluster, kubectl) = (&issuing.cluster, issuing.kubectl());
+    namespace_of_roots(&issuing, "deleted")?;
+    let replica = |port| Replica::prepare(cluster, port, &rooted_in("deleted", "root"));
+    let first = replica(15712)?;
+    first.start(cluster)?;
+    let root = || Ok(kubectl.json(&["get", "secret", "root", "--namespace=deleted"])?["data"].clone());
+    let made: Value = root()?;
+    kubectl.run(&["delete", "secret", "root", "--namespace=deleted"])?;
+    let put_back = wait::until("the Secret is back", WITHIN, root)?;
+    ensure!(put_back == made, "it is another root");
+    first.wait_for_log(&["deleted/root", "is put back"])?;
+    let second = replica(15812)?;
+    second.start(cluster)?;
+    ensure!(!second.log()?.contains("root generated"), "a replica that starts has a root of its own");
+    ensure!(first.metric(cluster, "signet_ca_root_stored")? == 1, "{}", first.log()?);
     Ok(())
 }
 

@@ -124,6 +124,11 @@ impl Issuer {
         self.roots.iter().map(pem).collect()
     }
 
+    /// The key that signs, for who keeps it.
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.signer.key()
+    }
+
     /// When it can sign nothing any more.
     pub(crate) fn expires(&self) -> OffsetDateTime {
         self.expires

@@ -128,7 +128,7 @@ pub(crate) enum RootError {
     },
     /// The Secret is not whole.
     #[error(
-        "{place} is not there: bring it back, or delete the Secret and restart every signet-ca for a new root"
+        "{place} is not there: bring it back, or stop every signet-ca and delete the Secret for a new root"
     )]
     Incomplete {
         /// What is missing.

@@ -1,8 +1,8 @@
 //! A root of its own in a Secret: made by the first replica that starts, read by all others.
 //!
 //! Whoever finds none makes a root and creates the Secret; of two that do so at once the API server lets one win, and the
-//! other takes the winner's. It is created whole and immutable and never written again: a Secret that is not whole is an
-//! error, because nodes may trust the root that it once held.
+//! other takes the winner's. It is created whole and immutable and never written over: a Secret that is not whole is an
+//! error, because nodes may trust the root that it once held. One that is deleted is put back by the replicas that run.
 //!
 //! The key is wiped from our memory where it is held as text; the request that carries it once belongs to the HTTP client
 //! and is freed, not wiped.
@@ -165,8 +165,9 @@ impl Secret {
         RootError::Text { place: self.place(key) }
     }
 
-    /// Looks now and then whether the Secret still holds this root, and ends when it holds another one: the replicas must
-    /// sign with the same. Asked for instead of watched, because that takes no right but to get this one object.
+    /// Looks now and then whether the Secret still holds this root, puts it back where it is gone, and ends when it holds
+    /// another one: the replicas must sign with the same. Asked for instead of watched, because that takes no right but to
+    /// get this one object.
     pub(crate) async fn guard(self, issuer: &Issuer, health: KindHealth, metrics: Metrics) -> Replaced {
         health.listed();
         metrics.set_root_stored(true);
@@ -175,20 +176,40 @@ impl Secret {
             tokio::time::sleep(GUARD_EVERY).await;
             let found = match self.compare(issuer).await {
                 Ok(Found::Another) => return Replaced(self.to_string()),
-                Ok(found) => found,
-                Err(fault) => {
-                    health.failed(&fault);
-                    continue;
+                Ok(Found::Nothing) => {
+                    metrics.set_root_stored(false);
+                    self.put_back(issuer).await
                 }
+                found => found,
             };
-            health.connected();
-            let stored = found == Found::Same;
-            metrics.set_root_stored(stored);
-            if stored_before && !stored {
-                error!(secret = %self, ?found, "the root's Secret is lost: replicas that start now will not have this root");
+            match found {
+                Ok(found) => {
+                    health.connected();
+                    stored_before = self.tell(found, stored_before, &metrics);
+                }
+                Err(fault) => health.failed(&fault),
             }
-            stored_before = stored;
         }
+    }
+
+    fn tell(&self, found: Found, stored_before: bool, metrics: &Metrics) -> bool {
+        let stored = found == Found::Same;
+        metrics.set_root_stored(stored);
+        if stored_before && !stored {
+            error!(secret = %self, ?found, "the root's Secret is lost: replicas that start now will not have this root");
+        }
+        stored
+    }
+
+    /// As it was. Without it a replica that starts would make a new root, which no node trusts. What somebody else has stored
+    /// in the meantime is for the next look.
+    async fn put_back(&self, issuer: &Issuer) -> Result<Found, Fault> {
+        let body = self.body(issuer.key(), &issuer.roots_pem());
+        let created = self.api_server.create::<IgnoredAny>(self.kind(), body.as_bytes()).await?;
+        if let Created::New(_) = created {
+            warn!(secret = %self, "the root's Secret was gone, and is put back: who deletes it?");
+        }
+        Ok(Found::Same)
     }
 
     async fn compare(&self, issuer: &Issuer) -> Result<Found, Fault> {

@@ -117,3 +117,18 @@ async fn another_root_in_the_secret_is_told_from_damage_and_from_none() {
         assert_eq!(comparing.await.unwrap(), Ok(expected));
     }
 }
+
+#[tokio::test]
+async fn a_secret_that_is_gone_is_put_back_as_it_was() {
+    let mut server = Server::start().await;
+    let secret = secret(&server);
+    let own = stored(&secret);
+    let opening = opening(&secret);
+    server.next().await.object(&own);
+    let issuer = opening.await.unwrap().unwrap();
+    let putting = tokio::spawn(async move { secret.put_back(&issuer).await });
+    let created = server.next().await;
+    assert_eq!((created.method.as_str(), &created.body["data"]), ("POST", &own["data"]));
+    created.object(&own);
+    assert_eq!(putting.await.unwrap(), Ok(Found::Same));
+}
