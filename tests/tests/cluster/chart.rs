@@ -112,7 +112,7 @@ fn dry_run(kubectl: &Kubectl, manifests: &str) -> Result<BTreeSet<String>> {
 }
 
 /// As JSON, after what `by` makes of them: `server`, the API server, or `client`, kubectl, which needs no namespace.
-fn objects(kubectl: &Kubectl, manifests: &str, by: &str) -> Result<Vec<Value>> {
+pub(crate) fn objects(kubectl: &Kubectl, manifests: &str, by: &str) -> Result<Vec<Value>> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), manifests)?;
     let path = file.path().to_str().context("a path in UTF-8")?;

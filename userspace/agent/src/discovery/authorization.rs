@@ -138,6 +138,8 @@ impl RuleReader<'_> {
             not_namespaces: spec.not_namespaces.iter().map(|p| p.0.clone()).collect(),
             service_accounts: accounts(&spec.service_accounts),
             not_service_accounts: accounts(&spec.not_service_accounts),
+            trust_domains: spec.trust_domains.iter().map(|p| p.0.clone()).collect(),
+            not_trust_domains: spec.not_trust_domains.iter().map(|p| p.0.clone()).collect(),
             ip_blocks: spec.ip_blocks.iter().map(|b| b.0).collect(),
             not_ip_blocks: spec.not_ip_blocks.iter().map(|b| b.0).collect(),
             remote_ip_blocks: spec.remote_ip_blocks.iter().map(|b| b.0).collect(),

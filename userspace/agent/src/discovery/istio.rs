@@ -136,6 +136,8 @@ pub(crate) struct SourceSpec {
     pub(crate) not_namespaces: Vec<Pattern>,
     pub(crate) service_accounts: Vec<ServiceAccount>,
     pub(crate) not_service_accounts: Vec<ServiceAccount>,
+    pub(crate) trust_domains: Vec<Pattern>,
+    pub(crate) not_trust_domains: Vec<Pattern>,
     pub(crate) ip_blocks: Vec<Block>,
     pub(crate) not_ip_blocks: Vec<Block>,
     pub(crate) remote_ip_blocks: Vec<Block>,

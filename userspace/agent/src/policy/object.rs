@@ -102,6 +102,10 @@ pub struct Source {
     pub service_accounts: Vec<StringMatch>,
     /// Negation of `service_accounts`.
     pub not_service_accounts: Vec<StringMatch>,
+    /// Trust domains of the peer's SPIFFE ID.
+    pub trust_domains: Vec<StringMatch>,
+    /// Negation of `trust_domains`.
+    pub not_trust_domains: Vec<StringMatch>,
     /// The peer's address.
     pub ip_blocks: Vec<IpNet>,
     /// Negation of `ip_blocks`.

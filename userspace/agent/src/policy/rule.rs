@@ -19,6 +19,7 @@ pub(super) struct Attributes<'a> {
     principal: Option<&'a str>,
     namespace: Option<&'a str>,
     service_account: Option<String>,
+    trust_domain: Option<&'a str>,
     source_ip: IpAddr,
     remote_ip: IpAddr,
     destination_ip: IpAddr,
@@ -32,6 +33,7 @@ impl<'a> Attributes<'a> {
             principal: flow.identity.map(|id| id.as_str().strip_prefix("spiffe://").unwrap_or(id.as_str())),
             namespace: account.map(|(namespace, _)| namespace),
             service_account: account.map(|(namespace, name)| format!("{namespace}/{name}")),
+            trust_domain: flow.identity.map(|id| id.trust_domain().as_str()),
             source_ip: flow.source_ip.to_canonical(),
             remote_ip: flow.remote_ip.to_canonical(),
             destination_ip: flow.destination_ip.to_canonical(),
@@ -66,6 +68,7 @@ impl Source {
         fits(&self.principals, &self.not_principals, |m| m.matches(flow.principal))
             && fits(&self.namespaces, &self.not_namespaces, |m| m.matches(flow.namespace))
             && fits(&self.service_accounts, &self.not_service_accounts, |m| m.matches(account))
+            && fits(&self.trust_domains, &self.not_trust_domains, |m| m.matches(flow.trust_domain))
             && fits(&self.ip_blocks, &self.not_ip_blocks, |net| contains(net, flow.source_ip))
             && fits(&self.remote_ip_blocks, &self.not_remote_ip_blocks, |net| contains(net, flow.remote_ip))
     }

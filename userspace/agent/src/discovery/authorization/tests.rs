@@ -34,6 +34,8 @@ spec:
     - source:
         ipBlocks: ["203.0.113.4", "10.0.0.0/8"]
         notRemoteIpBlocks: ["fd00::/8"]
+        trustDomains: ["*.example"]
+        notTrustDomains: ["b.example"]
     to:
     - operation: {ports: ["80", "9090"]}
     - operation: {notPorts: ["22"]}
@@ -62,6 +64,8 @@ spec:
     let blocks: Vec<_> = rule.from[1].ip_blocks.iter().map(ToString::to_string).collect();
     assert_eq!(blocks, ["203.0.113.4/32", "10.0.0.0/8"]);
     assert_eq!(rule.from[1].not_remote_ip_blocks.len(), 1);
+    assert_eq!(rule.from[1].trust_domains, [StringMatch::Suffix(".example".into())]);
+    assert_eq!(rule.from[1].not_trust_domains, [exact("b.example")]);
     assert_eq!((&rule.to[0].ports, &rule.to[1].not_ports), (&vec![80, 9090], &vec![22]));
     assert_eq!(rule.when[0].values, ConditionValues::SourceNamespace(vec![exact("foo")]));
     assert_eq!(rule.when[0].not_values, ConditionValues::SourceNamespace(vec![exact("bar")]));

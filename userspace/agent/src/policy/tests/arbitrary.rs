@@ -114,12 +114,13 @@ prop_compose! {
         (principals, not_principals) in pair(principal(), 3),
         (namespaces, not_namespaces) in pair(namespace(), 3),
         (service_accounts, not_service_accounts) in pair(service_account(), 2),
+        (trust_domains, not_trust_domains) in pair(trust_domain(), 2),
         (ip_blocks, not_ip_blocks) in pair(block(), 2),
         (remote_ip_blocks, not_remote_ip_blocks) in pair(block(), 2),
     ) -> Source {
         Source {
             principals, not_principals, namespaces, not_namespaces, service_accounts, not_service_accounts,
-            ip_blocks, not_ip_blocks, remote_ip_blocks, not_remote_ip_blocks,
+            trust_domains, not_trust_domains, ip_blocks, not_ip_blocks, remote_ip_blocks, not_remote_ip_blocks,
         }
     }
 }
@@ -160,6 +161,10 @@ fn namespace() -> impl Strategy<Value = StringMatch> + Clone {
 
 fn service_account() -> impl Strategy<Value = StringMatch> + Clone {
     text(&["a/s", "a/t", "b/s", "/s", "a/"])
+}
+
+fn trust_domain() -> impl Strategy<Value = StringMatch> + Clone {
+    text(&["td", "other", "t", "d", ""])
 }
 
 fn text(values: &'static [&'static str]) -> impl Strategy<Value = StringMatch> + Clone {

@@ -106,6 +106,7 @@ fn rule(action: Action, rule: &Rule, flow: &Flow<'_>) -> bool {
 fn source(source: &Source, flow: &Flow<'_>) -> bool {
     let id = principal(flow);
     let ns = namespace(flow);
+    let domain = id.as_ref().map(|id| id.split('/').next().unwrap().to_owned());
     let account = ns.as_ref().map(|ns| format!("{ns}/{}", id.as_ref().unwrap().rsplit('/').next().unwrap()));
     let addresses = [
         (&source.ip_blocks, &source.not_ip_blocks, flow.source_ip),
@@ -115,6 +116,7 @@ fn source(source: &Source, flow: &Flow<'_>) -> bool {
         (&source.principals, &source.not_principals, id),
         (&source.namespaces, &source.not_namespaces, ns),
         (&source.service_accounts, &source.not_service_accounts, account),
+        (&source.trust_domains, &source.not_trust_domains, domain),
     ];
     addresses.iter().all(|(yes, no, ip)| (yes.is_empty() || in_any(yes, *ip)) && !in_any(no, *ip))
         && texts.iter().all(|(yes, no, text)| (yes.is_empty() || is_any(yes, text)) && !is_any(no, text))
