@@ -43,6 +43,7 @@ pub use release::{Helm, Release};
 pub use signet::{Engine, Gate, Signet};
 pub use wire::Wire;
 
+use crate::netns::Netns;
 use crate::{binaries, live};
 
 /// A running cluster. Dropping it leaves nothing behind.
@@ -140,6 +141,12 @@ impl Cluster {
     /// Its cgroup cannot be made.
     pub fn outside(&self, argv: &[&str]) -> Result<Command> {
         self.control.command(argv)
+    }
+
+    /// The network namespace of that machine, for connections that a test holds itself.
+    #[must_use]
+    pub fn outside_netns(&self) -> &Netns {
+        self.control.netns()
     }
 
     /// Leaves it up after this process has ended, until [`take_down`].

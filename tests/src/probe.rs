@@ -5,6 +5,7 @@
 
 mod crowd;
 mod dial;
+mod health;
 mod idle;
 mod remote;
 mod serve;
@@ -12,6 +13,7 @@ mod uring;
 
 pub use crowd::{Crowd, crowd};
 pub use dial::{Kind, Target, dial};
+pub use health::health;
 pub use idle::{abort, hold, idle};
 pub use serve::{Answer, serve};
 

@@ -102,20 +102,24 @@ impl Ca {
 }
 
 /// Where a CA with Istio's API answers, and how it proves that it is the one.
-pub(crate) struct Authority<'a> {
+#[derive(Debug)]
+pub struct Authority<'a> {
     /// From where to ask.
-    pub(crate) netns: &'a Netns,
+    pub netns: &'a Netns,
     /// `https://<address>:<port>`.
-    pub(crate) address: String,
+    pub address: String,
     /// What its certificate is for.
-    pub(crate) server_name: String,
+    pub server_name: String,
     /// What its certificate ends in, in PEM.
-    pub(crate) roots: String,
+    pub roots: String,
 }
 
 impl Authority<'_> {
     /// Asks for an SVID with a new key.
-    pub(crate) fn svid(&self, token: &str, spiffe_id: &str) -> Result<Svid> {
+    ///
+    /// # Errors
+    /// The CA refused, or is not reached; the text says why.
+    pub fn svid(&self, token: &str, spiffe_id: &str) -> Result<Svid> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let asked = Asked::new(&key, token, spiffe_id)?;
         let answer = self.netns.enter(|| -> Result<Vec<String>> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use signet_testkit::probe::{Answer, Kind, Target, abort, crowd, dial, hold, idle, serve};
+use signet_testkit::probe::{Answer, Kind, Target, abort, crowd, dial, health, hold, idle, serve};
 use tokio::runtime::{Builder, Runtime};
 
 /// Test client and server.
@@ -23,6 +23,11 @@ enum Role {
         /// Reset each connection when its client has half-closed.
         #[arg(long)]
         reset: bool,
+    },
+    /// Says by gRPC that it is healthy.
+    Health {
+        /// On all addresses.
+        port: u16,
     },
     /// Connects once and prints a report.
     Dial {
@@ -76,6 +81,7 @@ fn main() -> Result<()> {
             let answer = if reset { Answer::Reset } else { Answer::Echo };
             runtime()?.block_on(serve(port, answer))?;
         }
+        Role::Health { port } => runtime()?.block_on(health(port))?,
         Role::Dial { to, kind, from, device, text } => {
             println!("{}", serde_json::to_string(&dial(kind, &Target { to, from, device }, &text))?);
         }

@@ -150,15 +150,17 @@ fn machine_cgroup(layout: &Layout, node: &str) -> PathBuf {
 fn what_to_try(layout: &Layout) -> Result<String> {
     let tools = crate::binaries::target()?.join("tools/bin");
     let name = layout.chosen();
-    let chosen = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    let named = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    let ca = if runs(layout, ISTIOD) { ISTIODS_CA } else { "" };
     Ok(format!(
         "export KUBECONFIG={}\nexport PATH={}:$PATH\n\n\
          kubectl get nodes -o wide\n\
          kubectl run web --image=localhost/signet-workload:{VERSION} -- busybox httpd -f -p 8080\n\
-         kubectl exec web -- busybox wget -qO- http://kubernetes.default:443\n\
-         cargo xtask cluster exec{chosen} n1 -- ctr -n k8s.io containers ls\n\
+         kubectl exec web -- curl -sk https://kubernetes.default/version\n\
+         helm install signet deploy/chart --namespace signet-system --create-namespace{ca}\n\
+         cargo xtask cluster exec{named} n1 -- ctr -n k8s.io containers ls\n\
          logs: {}\n\
-         cargo xtask cluster down{chosen}",
+         cargo xtask cluster down{named}",
         layout.kubeconfig().display(),
         tools.display(),
         layout.directory().join("logs").display(),
@@ -172,5 +174,7 @@ const CONTROL_PARTS: [&str; 6] =
 const NODE_PARTS: [&str; 4] = ["machine", "containerd", "kubelet", "kube-proxy"];
 /// The part that is there only where it is asked for.
 const ISTIOD: &str = "istiod";
+/// Has Signet's engines ask it.
+const ISTIODS_CA: &str = " --set ca.enabled=false --set ca.address=https://istiod.istio-system.svc:15012";
 /// The tag of the images.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

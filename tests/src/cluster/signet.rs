@@ -233,6 +233,14 @@ impl Engine {
     pub fn wait_for_log(&self, parts: &[&str]) -> Result<String> {
         self.process.as_ref().context("the engine does not run")?.wait_for_line(parts, WITHIN)
     }
+
+    /// What it has written since its first start.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn log(&self) -> Result<String> {
+        self.process.as_ref().context("the engine does not run")?.log()
+    }
 }
 
 fn start_engines(cluster: &Cluster, source: Source<'_>) -> Result<Vec<Engine>> {

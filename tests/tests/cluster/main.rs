@@ -6,11 +6,15 @@ mod bad_days;
 mod ca;
 mod ca_outages;
 mod chart;
+mod corpus;
+mod crds;
 mod dashboard;
 mod days;
 mod earlier;
 mod engine;
 mod footprint;
+mod handshakes;
+mod identities;
 mod images;
 mod installed;
 mod issuing;
@@ -28,6 +32,7 @@ mod shared;
 mod skew;
 mod turns;
 mod unknown;
+mod withdrawing;
 
 use signet_testkit::harness::{self, Test};
 use signet_testkit::tests;
@@ -48,6 +53,8 @@ const TABLES: &[&[Test]] = &[
     mesh::TESTS,
     probes::TESTS,
     pods::TESTS,
+    handshakes::TESTS,
+    identities::TESTS,
     services::TESTS,
     dashboard::TESTS,
     installed::TESTS,
@@ -59,7 +66,9 @@ const TABLES: &[&[Test]] = &[
     ca_outages::TESTS,
     chart::TESTS,
     lacking::TESTS,
+    crds::TESTS,
     rights::TESTS,
+    withdrawing::TESTS,
     images::TESTS,
     engine::TESTS,
     istiod::TESTS,

@@ -13,7 +13,7 @@ use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
 use crate::turns::{Turn, Turns};
-use crate::{dashboard, pods, probes, services};
+use crate::{dashboard, handshakes, identities, pods, probes, services};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     pods_on_two_nodes_talk_mtls_by_address_and_by_service,
@@ -78,7 +78,7 @@ impl Meshed {
     }
 
     /// Has a kind of Istio's.
-    fn define(&self, kind: &str, plural: &str) -> Result<()> {
+    pub(crate) fn define(&self, kind: &str, plural: &str) -> Result<()> {
         self.kubectl().apply(&definition(kind, plural))?;
         let name = format!("customresourcedefinition/{plural}.security.istio.io");
         self.kubectl().wait("default", &name, "condition=Established", WITHIN)
@@ -370,6 +370,12 @@ const IMAGE: &str = "signet-workload";
 const EARLY_PODS: usize = 20;
 
 static TURNS: Turns<Meshed> = Turns::new(
-    TESTS.len() + dashboard::TESTS.len() + pods::TESTS.len() + probes::TESTS.len() + services::TESTS.len(),
+    TESTS.len()
+        + dashboard::TESTS.len()
+        + handshakes::TESTS.len()
+        + identities::TESTS.len()
+        + pods::TESTS.len()
+        + probes::TESTS.len()
+        + services::TESTS.len(),
     Meshed::start,
 );

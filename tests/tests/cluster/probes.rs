@@ -20,12 +20,20 @@ fn a_strict_pod_is_probed_and_nobody_else_on_its_node_gets_in() -> Result<()> {
     mesh.namespace("probed", true)?;
     mesh.strict("probed")?;
     mesh.kubectl().apply(&probed().to_string())?;
+    add_impostor(&mesh)?;
     mesh.kubectl().wait_ready("probed", "server", WITHIN)?;
     mesh.signet.wait_for_pod("probed", "server", true)?;
     let pod = mesh.kubectl().json(&["get", "--namespace=probed", "pod/server"])?;
-    let url = format!("http://{}:8080/", pod["status"]["podIP"].as_str().context("an address")?);
+    let address = pod["status"]["podIP"].as_str().context("an address")?;
     stays_ready(&mesh)?;
-    nobody_else_gets_in(&mesh, &url)?;
+    let in_clear = ask_by_grpc("127.0.0.1");
+    let said = mesh.kubectl().exec("probed", "server", &["sh", "-c", &in_clear])?;
+    ensure!(said.contains(SERVING), "inside of the pod its health is {said:?}");
+    nobody_else_gets_in(
+        &mesh,
+        &format!("curl --silent --show-error --fail --max-time 5 http://{address}:8080/"),
+    )?;
+    nobody_else_gets_in(&mesh, &ask_by_grpc(address))?;
     exec_logs_and_port_forward(&mesh)?;
     stays_ready(&mesh)
 }
@@ -56,22 +64,34 @@ fn probes_seen(mesh: &Meshed) -> Result<u64> {
     Ok(sample.context("no count of probes")?.parse()?)
 }
 
+/// The kubelet's own question, by curl: an empty `HealthCheckRequest` behind the five bytes of gRPC.
+fn ask_by_grpc(address: &str) -> String {
+    let headers = "--header 'content-type: application/grpc' --header 'te: trailers'";
+    format!(
+        "printf '\\0\\0\\0\\0\\0' | curl --silent --show-error --fail --max-time 5 --http2-prior-knowledge {headers} \
+         --data-binary @- http://{address}:{HEALTH}/grpc.health.v1.Health/Check"
+    )
+}
+
 /// Root on the node, and a pod that has the node's network and the kubelet's name.
-fn nobody_else_gets_in(mesh: &Meshed, url: &str) -> Result<()> {
-    let fetch = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", url];
+fn nobody_else_gets_in(mesh: &Meshed, ask: &str) -> Result<()> {
+    let ask = ["sh", "-c", ask];
     for node in mesh.cluster.nodes() {
-        let said = stdout(&node.exec(&fetch)?);
+        let said = stdout(&node.exec(&ask)?);
         ensure!(said.is_err(), "a process of {} that is not its kubelet got in: {said:?}", node.name());
     }
+    let said = mesh.kubectl().exec("impostor", "kubelet", &ask);
+    ensure!(said.is_err(), "a pod in the node's network got in: {said:?}");
+    Ok(())
+}
+
+fn add_impostor(mesh: &Meshed) -> Result<()> {
     mesh.kubectl().create_namespace("impostor")?;
     let mut pod: Value =
         serde_json::from_str(&shared::pod("impostor", "kubelet", "n1", IMAGE, &["sleep", "3600"]))?;
     pod["spec"]["hostNetwork"] = json!(true);
     mesh.kubectl().apply(&pod.to_string())?;
-    mesh.kubectl().wait_ready("impostor", "kubelet", WITHIN)?;
-    let said = mesh.kubectl().exec("impostor", "kubelet", &fetch);
-    ensure!(said.is_err(), "a pod in the node's network got in: {said:?}");
-    Ok(())
+    mesh.kubectl().wait_ready("impostor", "kubelet", WITHIN)
 }
 
 fn exec_logs_and_port_forward(mesh: &Meshed) -> Result<()> {
@@ -94,7 +114,7 @@ fn exec_logs_and_port_forward(mesh: &Meshed) -> Result<()> {
     Ok(())
 }
 
-/// A server with a page; beside it a container that is asked by a command.
+/// A server with a page; beside it a container that is asked by a command, and one that is asked by gRPC.
 fn probed() -> Value {
     let serve = "mkdir /www && printf probed >/www/index.html && exec httpd -f -vv -p 8080 -h /www";
     let probe = |what: &str, how: Value| json!({what: how, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20});
@@ -110,10 +130,21 @@ fn probed() -> Value {
         json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60});
     containers[0]["readinessProbe"] = probe("httpGet", json!({"port": 8080}));
     containers[0]["livenessProbe"] = probe("tcpSocket", json!({"port": 8080}));
-    containers.push(asked);
+    let mut healthy = containers[0].clone();
+    healthy["name"] = json!("healthy");
+    healthy["command"] = json!(["signet-probe", "health", HEALTH.to_string()]);
+    let by_grpc = json!({"grpc": {"port": HEALTH}, "periodSeconds": 1, "failureThreshold": 60});
+    healthy["startupProbe"] = by_grpc;
+    healthy["readinessProbe"] = probe("grpc", json!({"port": HEALTH}));
+    healthy["livenessProbe"] = probe("grpc", json!({"port": HEALTH}));
+    containers.extend([asked, healthy]);
     pod
 }
 
 const IMAGE: &str = "signet-workload";
-/// Two of the probes go over the network, each about once a second.
-const PROBES: u64 = 8;
+/// Four of the probes go over the network, each about once a second.
+const PROBES: u64 = 16;
+/// The port of the gRPC server.
+const HEALTH: u16 = 9090;
+/// `HealthCheckResponse.status` is `SERVING`, in protobuf.
+const SERVING: &str = "\u{8}\u{1}";
