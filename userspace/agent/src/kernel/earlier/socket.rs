@@ -142,6 +142,8 @@ const INODE: usize = 68;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -162,7 +164,7 @@ mod tests {
         let (mut server, _) = listener.accept().unwrap();
         talk(&mut client, &mut server);
         let listed = Listed { family: libc::AF_INET, states: LIVE, attributes: 1 << (INET_DIAG_INFO - 1) };
-        [&client, &server].map(|end| {
+        let list = |end: &std::net::TcpStream| {
             let (local, remote) = (end.local_addr().unwrap(), end.peer_addr().unwrap());
             let mut found = None;
             let each = |message: &[u8]| {
@@ -171,7 +173,17 @@ mod tests {
             };
             Diag::open().unwrap().list(listed, each).unwrap();
             found.expect("it is listed")
-        })
+        };
+        // An acknowledgement may come late, and nothing tells of it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let ends = [&client, &server].map(list);
+            if ends.iter().all(|end| end.counters.unacked == 0 && end.state != TCP_FIN_WAIT1) {
+                return ends;
+            }
+            assert!(Instant::now() < deadline, "something is still on its way: {ends:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     #[test]
