@@ -23,7 +23,11 @@ pub fn redirect(ctx: &SockAddrContext, current: &Current, origin: &Origin) -> Ve
         debug!(ctx, "connect of cgroup {}: its socket cannot be unbound from its device", current.cgroup);
         return fault(Fault::BoundToDevice);
     }
-    if let Some(workload) = current.workload {
+    // On a node, kubelet and kube-proxy drop what goes to loopback from another address (iptables' KUBE-FIREWALL,
+    // CVE-2020-8558): there the source stays loopback, and the engine knows whose it is.
+    if let Some(workload) = current.workload
+        && workload.host_network == 0
+    {
         keep_source(ctx, sk, workload, &origin.destination);
     }
     match SOCKETS.make(sk) {
