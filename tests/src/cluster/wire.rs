@@ -37,7 +37,7 @@ impl<'c> Wire<'c> {
         let file = cluster.layout.directory().join(format!("{mark}.pcap"));
         let log = file.with_extension("tcpdump.log");
         let path = file.to_str().context("a path in UTF-8")?;
-        let argv = ["tcpdump", "-i", "eth0", "-U", "-n", "-s", "0", "-B", "16384", "-Z", "root"];
+        let argv = ["tcpdump", "-i", "eth0", "-U", "-n", "-s", "0", "-B", "65536", "-Z", "root"];
         let argv = [&argv[..], &["--immediate-mode", "-w", path]].concat();
         let process = Process::start(node.command(&argv)?, &log)?;
         process.wait_for_line(&["listening on"], WITHIN)?;

@@ -152,9 +152,10 @@ fn install(kubectl: &Kubectl, crd: &Value) -> Result<()> {
 /// The names of those objects that the API server would take.
 fn taken(kubectl: &Kubectl, prefix: &str) -> Result<BTreeSet<String>> {
     let objects = corpus::objects(prefix);
-    let items: Vec<&Value> = objects.iter().map(|object| &object.manifest).collect();
+    // One after the other, and no List: that one kubectl judges itself, all at once.
+    let manifests: Vec<String> = objects.iter().map(|object| object.manifest.to_string()).collect();
     let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
+    fs::write(file.path(), manifests.join("\n"))?;
     let path = file.path().to_str().context("a path in UTF-8")?;
     let create = ["create", "--dry-run=server", "--validate=strict", "--output=name", "--filename", path];
     let output = kubectl.command(&create).output()?;

@@ -29,11 +29,11 @@ fn connections_from_before_the_mesh_are_told_of_and_strict_ends_them() -> Result
         })?;
         signet.wait_for_log(node, &["from before the workload was captured", direction, "rebooted"])?;
     }
-    ensure!(rebooted.said()? == "established\n", "without a policy it was ended: {}", rebooted.said()?);
+    ensure!(rebooted.said()? == "established", "without a policy it was ended: {}", rebooted.said()?);
     rebooted.strict()?;
     rebooted.has_ended()?;
     labelled.strict()?;
-    ensure!(labelled.said()? == "established\n", "outside the mesh it was ended: {}", labelled.said()?);
+    ensure!(labelled.said()? == "established", "outside the mesh it was ended: {}", labelled.said()?);
     labelled.enrol()?;
     labelled.has_ended()?;
     for talk in [&rebooted, &labelled] {
@@ -88,7 +88,7 @@ impl<'c> Talk<'c> {
     }
 
     fn said(&self) -> Result<String> {
-        self.kubectl.logs(self.namespace, "client")
+        Ok(self.kubectl.logs(self.namespace, "client")?.trim_end().to_owned())
     }
 
     fn has_ended(&self) -> Result<()> {
