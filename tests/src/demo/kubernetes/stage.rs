@@ -151,6 +151,12 @@ impl Stage {
         })?;
         let kill = ["ctr", "--namespace=k8s.io", "tasks", "kill", "--signal", "SIGKILL", &engine];
         stdout(&self.cluster.nodes()[0].exec(&kill)?)?;
+        wait::until("kubelet has started the engine again", WITHIN, || {
+            let now = self.container("n1")?;
+            ensure!(!now.is_empty() && now != engine, "its container is {now:?}");
+            Ok(())
+        })?;
+        self.exec(client, &["touch", STARTED_AGAIN])?;
         stdout(&load.wait_with_output()?)
     }
 
@@ -190,10 +196,12 @@ impl Stage {
     }
 }
 
-/// Asks until it was refused and then served, or for a minute. `$1` is the URL.
-const ASKING: &str = "refused=; for i in $(seq 600); do \
+/// Asks until it is served by an engine that was started again, or for a minute at least. `$1` is the URL.
+const ASKING: &str = "for i in $(seq 600); do started=; [ ! -e /tmp/started-again ] || started=yes; \
     curl -s --fail --max-time 5 -o /dev/null \"$1\"; code=$?; \
-    if [ $code = 0 ]; then echo served; [ -z \"$refused\" ] || exit 0; \
-    else echo \"curl exit code $code\"; refused=yes; fi; sleep 0.1; done; exit 1";
+    if [ $code = 0 ]; then echo served; [ -z \"$started\" ] || exit 0; \
+    else echo \"curl exit code $code\"; fi; sleep 0.1; done; exit 1";
+/// In the client's pod, by which it knows.
+const STARTED_AGAIN: &str = "/tmp/started-again";
 /// For a machine that is busy with a build.
 const WITHIN: Duration = Duration::from_secs(90);
