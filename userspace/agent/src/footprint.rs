@@ -9,6 +9,11 @@
 //! is. So once the heap is large it is put into huge pages, those parts of it that are full already: that costs no memory.
 
 mod huge;
+mod memory;
+
+pub use memory::Memory;
+#[cfg(target_env = "gnu")]
+use memory::PAGE;
 
 /// Gives back and puts in order; whoever has a heartbeat asks it to at each.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Footprint {
             }
             Loads::Past => Loads::Past,
         };
-        let anonymous = huge::anonymous_bytes().unwrap_or(0);
+        let anonymous = Memory::now().map_or(0, |now| now.anonymous);
         if anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
             huge::consolidate();
             self.consolidated = anonymous;
@@ -100,10 +105,6 @@ extern "C" fn unmap_clean(
 
 /// Bytes of anonymous memory from which on look-ups feel it; a node without many connections and peers stays below.
 const LARGE: u64 = 32 << 20;
-
-/// Bytes. Where pages are larger, `madvise` refuses an address between two of them, and nothing happens.
-#[cfg(target_env = "gnu")]
-const PAGE: u64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use signet_agent::footprint::Memory;
 use signet_agent::policy::Flow;
 use signet_agent::state::State;
 use signet_identity::SpiffeId;
@@ -90,15 +91,9 @@ impl Callees {
     }
 }
 
-/// `statm` field 2, pages (Linux `Documentation/filesystems/proc.rst`).
 fn resident_bytes() -> Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 =
-        statm.split(' ').nth(1).and_then(|n| n.parse().ok()).context("the second of its numbers")?;
-    Ok(pages * PAGE)
+    Ok(Memory::now().context("no /proc/self/statm")?.resident)
 }
-
-const PAGE: u64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -140,7 +140,7 @@ impl Stage {
         let asking =
             ["exec", "--namespace", client.namespace, &client.deployment(), "--", "sh", "-c", ASKING];
         let url = server.url();
-        let mut load = self.cluster.kubectl().command(&[&asking[..], &["ask", &url]].concat());
+        let mut load = self.cluster.kubectl().command(&[&asking[..], &["ask", &url, STARTED_AGAIN]].concat());
         let load = load.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let served = format!("{} {}:80 GET / ", self.address(client)?, self.address(server)?);
         let count = || anyhow::Ok(self.log(server)?.lines().filter(|line| line.starts_with(&served)).count());
@@ -196,8 +196,8 @@ impl Stage {
     }
 }
 
-/// Asks until it is served by an engine that was started again, or for a minute at least. `$1` is the URL.
-const ASKING: &str = "for i in $(seq 600); do started=; [ ! -e /tmp/started-again ] || started=yes; \
+/// Asks until it is served by an engine that was started again, or for a minute at least. `$1` is the URL, `$2` the file that says so.
+const ASKING: &str = "for i in $(seq 600); do started=; [ ! -e \"$2\" ] || started=yes; \
     curl -s --fail --max-time 5 -o /dev/null \"$1\"; code=$?; \
     if [ $code = 0 ]; then echo served; [ -z \"$started\" ] || exit 0; \
     else echo \"curl exit code $code\"; fi; sleep 0.1; done; exit 1";

@@ -7,13 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 
-/// Bytes of anonymous memory: proc_pid_statm(5), resident less shared.
-pub(super) fn anonymous_bytes() -> Option<u64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = statm.split(' ').skip(1).map_while(|field| field.parse::<u64>().ok());
-    let (resident, shared) = (pages.next()?, pages.next()?);
-    Some(resident.saturating_sub(shared) * PAGE)
-}
+use super::memory::PAGE;
 
 /// Collapses what is full. Whatever fails stays on small pages.
 pub(super) fn consolidate() {
@@ -53,8 +47,7 @@ fn is_full(pagemap: &mut File, start: u64) -> io::Result<bool> {
     Ok(present >= HUGE / PAGE * 15 / 16)
 }
 
-/// Bytes of a page, and of a huge one. Where they are larger, nothing is collapsed: `madvise` refuses.
-const PAGE: u64 = 4096;
+/// Bytes of a huge page. Where it is larger, nothing is collapsed: `madvise` refuses.
 const HUGE: u64 = 2 << 20;
 
 #[cfg(test)]

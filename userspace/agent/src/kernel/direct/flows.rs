@@ -22,7 +22,7 @@ use crate::addr::{CgroupId, NetnsCookie, OriginalDst};
 use crate::kernel::clock;
 use crate::kernel::diag::{
     Diag, FAMILIES, INET_DIAG_INFO, LIVE, Listed, SocketId, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT2,
-    TCP_LAST_ACK, TCP_SYN_SENT, attribute, id_of,
+    TCP_LAST_ACK, TCP_SYN_SENT, attribute, id_of, read_u64,
 };
 use crate::kernel::error::KernelError;
 use crate::kernel::maps::{absent_is_fine, ip};
@@ -221,7 +221,7 @@ fn add_bytes(diag: &Diag, wanted: &HashSet<u64>, bytes: &mut Table<u64, DirectBy
 fn carried(message: &[u8]) -> Option<DirectBytes> {
     let state = *message.get(1)?;
     let info = attribute(message, INET_DIAG_INFO)?;
-    let counter = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    let counter = |at| read_u64(info, at);
     let progress = Progress {
         acknowledged: counter(TCPI_BYTES_ACKED)?,
         received: counter(TCPI_BYTES_RECEIVED)?,

@@ -9,6 +9,7 @@ use crate::addr::{CgroupId, ENGINE_MARK, canonical};
 use crate::kernel::diag::{
     INET_DIAG_CGROUP_ID, INET_DIAG_INFO, INET_DIAG_MARK, SocketId, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_RECV, TCP_SYN_SENT, attribute, id_of, read_u32,
+    read_u64,
 };
 
 /// A socket as it is listed.
@@ -131,10 +132,6 @@ impl Counters {
 /// The byte that an acknowledged FIN counts as.
 fn fin(state: u8) -> u64 {
     u64::from(state == TCP_FIN_WAIT2)
-}
-
-fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// `idiag_inode` of `struct inet_diag_msg` (include/uapi/linux/inet_diag.h).
