@@ -142,10 +142,14 @@ mod tests {
         }
         for from_inside in [true, false] {
             for owned in [None, Some(true), Some(false)] {
-                for (port, direct, probe) in
-                    [(80, false, false), (15008, false, false), (80, true, false), (80, false, true)]
-                {
-                    let decision = syn(Syn { from_inside, port, owned, direct, probe });
+                for (port, direct, probe, engine_alive) in [
+                    (80, false, false, true),
+                    (80, false, false, false),
+                    (15008, false, false, true),
+                    (80, true, false, true),
+                    (80, false, true, true),
+                ] {
+                    let decision = syn(Syn { from_inside, port, owned, direct, probe, engine_alive });
                     assert!(labelled.contains(&of_decision(decision)), "{decision:?}");
                 }
             }

@@ -66,7 +66,7 @@ pub enum Reason {
     Kubelet = 17,
     /// A SYN of the kubelet's.
     ProbeSyn = 18,
-    /// The workload is in the mesh and the engine is gone: for longer than a restart takes, or it hangs.
+    /// The client or the server is in the mesh and the engine is gone: for longer than a restart takes, or it hangs.
     EngineGone = 19,
 }
 
@@ -136,6 +136,8 @@ pub struct Syn {
     pub direct: bool,
     /// It is the kubelet's.
     pub probe: bool,
+    /// The engine that would accept it gives its heartbeat.
+    pub engine_alive: bool,
 }
 
 /// A connect that would go to the engine, and what is known of a way past it.
@@ -180,9 +182,9 @@ pub enum Fault {
 /// What a connect of `caller` to `destination` may do.
 ///
 /// Loopback passes before anything else for pods: what stays in the namespace is not traffic of the mesh, and a pod
-/// may talk to itself before its listeners are up. Everything else of such a pod waits for them: it goes to the engine, whose
-/// listener is not there yet, and its SYN [is held](is_held) until it is. The engine's ports are reached that way too, without a record, and
-/// the engine refuses what has none.
+/// may talk to itself before its listeners are up. Everything else of such a pod waits for them: it goes to the engine,
+/// whose listener is not there yet, and its SYN [is held](is_held) until it is. The engine's ports are reached that way
+/// too, without a record, and the engine refuses what has none.
 #[inline(always)]
 #[must_use]
 pub const fn connect(caller: Caller, destination: Destination) -> Decision {
@@ -272,9 +274,11 @@ pub const fn syn(syn: Syn) -> Decision {
     }
     match (syn.from_inside, syn.port, syn.owned) {
         (true, _, _) => bypass(Reason::LocalSyn),
+        (false, port, Some(false)) if port != HBONE_PORT => bypass(Reason::UnownedPort),
+        // An engine that hangs would let it wait for nothing; refused, its client asks another endpoint, or again.
+        (false, ..) if !syn.engine_alive => deny(Reason::EngineGone),
         (false, HBONE_PORT, _) => redirect(Reason::Hbone),
-        (false, _, Some(false)) => bypass(Reason::UnownedPort),
-        (false, _, None | Some(true)) => redirect(Reason::Plaintext),
+        (false, ..) => redirect(Reason::Plaintext),
     }
 }
 

@@ -12,6 +12,7 @@ use signet_common::abi::{Address, Flow, Port, PortOwner};
 use signet_common::decision::{self, Fault, Syn, Verdict};
 use signet_common::direct::ADMISSION_SYN;
 
+use crate::caller::engine_is_alive;
 use crate::maps::{DIRECT, LISTENERS, NETNS, PORTS, config, counted, fault, of_family, read, words};
 use crate::probe;
 
@@ -68,7 +69,8 @@ fn steer(ctx: &SkLookupContext, ownership: impl Fn(u16) -> Ownership) -> u32 {
     let (ends, Ownership { owned, sole }) = (ends(ctx), ownership(port));
     let flow = clients(ctx, &ends, port);
     let (direct, probe) = (is_direct(flow, sole), probe::is_kubelets(flow));
-    let decision = decision::syn(Syn { from_inside: is_from_inside(ctx, &ends), port, owned, direct, probe });
+    let (from_inside, engine_alive) = (is_from_inside(ctx, &ends), engine_is_alive());
+    let decision = decision::syn(Syn { from_inside, port, owned, direct, probe, engine_alive });
     match counted(decision) {
         Verdict::Deny => DROP,
         Verdict::Redirect => assign(ctx, decision.reason.listener()),

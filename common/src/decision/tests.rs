@@ -78,30 +78,45 @@ fn a_value_no_version_wrote_is_not_ready() {
     assert_eq!(Capture::of(&Workload { capture: 7, ..Workload::default() }), Capture::NotReady);
 }
 
+/// A SYN from outside for a pod.
+const OUTSIDE: Syn =
+    Syn { from_inside: false, port: 80, owned: None, direct: false, probe: false, engine_alive: true };
+
+#[test]
+fn nobody_waits_for_an_engine_that_hangs_and_nothing_else_depends_on_it() {
+    let gone = Syn { engine_alive: false, ..OUTSIDE };
+    for port in [80, HBONE_PORT] {
+        assert_eq!(syn(Syn { port, ..gone }), deny(Reason::EngineGone));
+    }
+    assert_eq!(syn(Syn { port: 22, owned: Some(true), ..gone }), deny(Reason::EngineGone));
+    assert_eq!(syn(Syn { port: 22, owned: Some(false), ..gone }), bypass(Reason::UnownedPort));
+    assert_eq!(syn(Syn { from_inside: true, ..gone }), bypass(Reason::LocalSyn));
+    assert_eq!(syn(Syn { direct: true, ..gone }), bypass(Reason::DirectSyn));
+    assert_eq!(syn(Syn { probe: true, ..gone }), bypass(Reason::ProbeSyn));
+}
+
 #[test]
 fn every_syn_from_outside_a_pod_goes_to_the_engine() {
     for port in [1, 80, 15001, 15006, 65535] {
-        let decision = syn(Syn { from_inside: false, port, owned: None, direct: false, probe: false });
+        let decision = syn(Syn { port, ..OUTSIDE });
         assert_eq!(decision, redirect(Reason::Plaintext));
         assert_eq!(decision.reason.listener(), LISTENER_PLAINTEXT);
     }
-    let hbone = syn(Syn { from_inside: false, port: HBONE_PORT, owned: None, direct: false, probe: false });
+    let hbone = syn(Syn { port: HBONE_PORT, ..OUTSIDE });
     assert_eq!(hbone.reason.listener(), LISTENER_HBONE);
 }
 
 #[test]
 fn a_syn_of_the_kubelets_reaches_the_application() {
     for owned in [None, Some(true), Some(false)] {
-        let decision = syn(Syn { from_inside: false, port: 80, owned, direct: false, probe: true });
+        let decision = syn(Syn { owned, probe: true, ..OUTSIDE });
         assert_eq!(decision, bypass(Reason::ProbeSyn));
     }
 }
 
 #[test]
 fn on_the_node_only_owned_ports_are_steered() {
-    let at = |owned| {
-        syn(Syn { from_inside: false, port: 22, owned: Some(owned), direct: false, probe: false }).verdict
-    };
+    let at = |owned| syn(Syn { port: 22, owned: Some(owned), ..OUTSIDE }).verdict;
     assert_eq!(at(false), Verdict::Bypass);
     assert_eq!(at(true), Verdict::Redirect);
 }
@@ -109,7 +124,7 @@ fn on_the_node_only_owned_ports_are_steered() {
 #[test]
 fn a_syn_from_inside_reaches_the_application() {
     for owned in [None, Some(true), Some(false)] {
-        let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned, direct: false, probe: false });
+        let decision = syn(Syn { from_inside: true, port: HBONE_PORT, owned, ..OUTSIDE });
         assert_eq!(decision, bypass(Reason::LocalSyn));
     }
 }
@@ -157,7 +172,7 @@ fn a_direct_flow_is_let_in_where_its_server_lives_and_nowhere_else() {
         assert!(!admits(&record(1, admission), 9, Some(4)), "another workload's port");
         assert!(!admits(&record(1, admission), 9, None), "nobody's port");
     }
-    let syn = syn(Syn { from_inside: false, port: 80, owned: None, direct: true, probe: false });
+    let syn = syn(Syn { direct: true, ..OUTSIDE });
     assert_eq!(syn, bypass(Reason::DirectSyn));
 }
 

@@ -1,6 +1,7 @@
 //! Bad days of an engine: killed under load, without its API server, with its place in the watch compacted away, with a
 //! clock that is not the CA's.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,7 @@ use signet_testkit::need::Need;
 use signet_testkit::process::{Process, stdout};
 use signet_testkit::wait;
 
-use crate::mesh::Meshed;
+use crate::mesh::{Meshed, Pair};
 use crate::shared::WITHIN;
 use crate::skew;
 
@@ -25,6 +26,7 @@ fn an_engine_survives_its_bad_days() -> Result<()> {
     let mut mesh = Meshed::start()?;
     mesh.pair(NAMESPACE, true)?.by_service()?;
     is_killed_under_load(&mut mesh)?;
+    is_killed_under_its_clients_load(&mut mesh)?;
     let wire = mesh.record()?;
     loses_its_api_server_and_its_place(&mesh)?;
     let packets = wire.stop()?;
@@ -35,14 +37,8 @@ fn an_engine_survives_its_bad_days() -> Result<()> {
 
 /// What is lost is refused, and what comes after its return is carried: also while clients never pause.
 fn is_killed_under_load(mesh: &mut Meshed) -> Result<()> {
-    let pair = mesh.known_pair(NAMESPACE)?;
-    let load = format!(
-        "while [ ! -e /tmp/enough ]; do curl --silent --max-time 10 --output /dev/null {} && echo ok || echo lost; done",
-        pair.url()
-    );
     let log = tempfile::NamedTempFile::new()?;
-    let mut running = Process::start(pair.exec_command("client", &["sh", "-c", &load]), log.path())?;
-    running.wait_for_line(&["ok"], WITHIN)?;
+    let mut running = load(&mesh.known_pair(NAMESPACE)?, log.path())?;
     let Meshed { signet, cluster } = mesh;
     let [near, far] = cluster.nodes() else { bail!("a cluster has two nodes") };
     let wire = Wire::record(cluster, far)?;
@@ -55,10 +51,47 @@ fn is_killed_under_load(mesh: &mut Meshed) -> Result<()> {
     let pair = mesh.known_pair(NAMESPACE)?;
     ensure!(!pair.is_seen(&packets), "it crossed the link in clear");
     pair.by_service()?;
+    let told = end(&pair, &mut running)?;
+    ensure!(told.ends_with("ok"), "the last request was lost: {told}");
+    Ok(())
+}
+
+/// The server's: what was under way is lost, and what comes meanwhile waits for its return.
+fn is_killed_under_its_clients_load(mesh: &mut Meshed) -> Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut running = load(&mesh.known_pair(NAMESPACE)?, log.path())?;
+    let Meshed { signet, cluster } = &mut *mesh;
+    let [_, far] = cluster.nodes() else { bail!("a cluster has two nodes") };
+    signet.engine_mut("n2")?.end(Signal::SIGKILL)?;
+    signet.engine_mut("n2")?.start(far)?;
+    signet.engine("n2")?.wait_ready(far)?;
+    let pair = mesh.known_pair(NAMESPACE)?;
+    pair.by_service()?;
+    let told = end(&pair, &mut running)?;
+    let lost = told.lines().filter(|line| *line == "lost").count();
+    ensure!(lost <= 1, "{lost} requests were lost: {told}");
+    let waited = metric(mesh, "signet_awaited_engines_total{result=\"back\"}")?;
+    ensure!(waited > 0, "nobody has waited");
+    Ok(())
+}
+
+/// The client asks all the time, each time over a connection of its own.
+fn load(pair: &Pair<'_>, log: &Path) -> Result<Process> {
+    let load = format!(
+        "rm -f /tmp/enough; while [ ! -e /tmp/enough ]; do \
+         curl --silent --max-time 10 --output /dev/null {} && echo ok || echo lost; done",
+        pair.url()
+    );
+    let running = Process::start(pair.exec_command("client", &["sh", "-c", &load]), log)?;
+    running.wait_for_line(&["ok"], WITHIN)?;
+    Ok(running)
+}
+
+/// Ends it; how each request went.
+fn end(pair: &Pair<'_>, running: &mut Process) -> Result<String> {
     pair.exec("client", &["touch", "/tmp/enough"])?;
     running.wait(WITHIN)?;
-    ensure!(running.log()?.trim_end().ends_with("ok"), "the last request was lost: {}", running.log()?);
-    Ok(())
+    Ok(running.log()?.trim_end().to_owned())
 }
 
 /// Half a minute without an API server, whose etcd forgets meanwhile what the engine would go on from.

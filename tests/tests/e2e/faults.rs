@@ -35,7 +35,7 @@ pub(crate) const SLOW_TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Progr
 );
 
 fn a_killed_engine_fails_closed_and_resumes_after_its_restart() -> Result<()> {
-    let mesh = Mesh::start()?;
+    let mesh = Mesh::start_with("24h", &json!({"timeouts": {"engine": "1s"}}))?;
     let pair = Pair::start(&mesh, "killed")?;
     pair.client.dial(&pair.v4(), &[])?.answered()?;
     mesh.n1.kill_engine()?;

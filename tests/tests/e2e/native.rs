@@ -3,6 +3,7 @@
 //! Two nodes with the shipped configuration speak it, so most of what the other files promise is promised of it too: policy,
 //! rotation, restarts, every kind of connect. Here is what is its own.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -106,7 +107,7 @@ fn a_crashed_application_is_passed_over_for_another_endpoint() -> Result<()> {
     Ok(())
 }
 
-/// Killed with tunnels at rest and one in use.
+/// Killed with tunnels at rest and one in use. Who comes meanwhile waits for it.
 fn a_server_engine_that_was_killed_is_met_again_after_its_restart() -> Result<()> {
     let mesh = Mesh::start()?;
     let pair = Pair::start(&mesh, "killed-server")?;
@@ -116,13 +117,18 @@ fn a_server_engine_that_was_killed_is_met_again_after_its_restart() -> Result<()
     let running = pair.client.hold(&pair.v4())?;
     mesh.n2.kill_engine()?;
     running.wait_for_line(&["ended: ConnectionReset"], Duration::from_secs(10))?;
-    pair.client.dial(&pair.v4(), &[])?.refused()?;
-    mesh.n2.launch_again()?;
+    let (waited, restarted) = thread::scope(|scope| {
+        let waiting = scope.spawn(|| pair.client.dial(&pair.v4(), &[]));
+        let restarted = wait::until("a client waits", Duration::from_secs(10), || {
+            ensure!(paths(&mesh.n1)?.len() == 1);
+            Ok(())
+        })
+        .and_then(|()| mesh.n2.launch_again());
+        (waiting.join().expect("the client's thread does not panic"), restarted)
+    });
+    restarted?;
+    waited?.answered().context("who came while the engine was gone")?;
     mesh.n2.wait_ready()?;
-    mesh.settle(&[&pair.server])?;
-    wait::until("the server answers again", Duration::from_secs(15), || {
-        pair.client.dial(&pair.v4(), &[])?.answered().map(drop)
-    })?;
     let _open = pair.client.hold(&pair.v4())?;
     ensure!(paths(&mesh.n1)? == ["native"], "{:?}", paths(&mesh.n1)?);
     Ok(())

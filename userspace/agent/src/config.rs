@@ -134,6 +134,9 @@ pub struct Timeouts {
     /// How long a connection waits for the source to tell of an address inside the cluster.
     #[serde(with = "duration")]
     pub discovery: Duration,
+    /// How long a connection waits for the engine of its server's node where that does not listen.
+    #[serde(with = "duration")]
+    pub engine: Duration,
     /// How long connections may finish at shutdown.
     #[serde(with = "duration")]
     pub drain: Duration,
@@ -263,11 +266,12 @@ impl Config {
                 return Err(Mistake::new(field, format!("is {value:?}: give 100ms to 1h")));
             }
         }
-        if self.timeouts.drain > MAX_TIMEOUT {
-            return Err(Mistake::new(
-                "timeouts.drain",
-                format!("is {:?}: give 0s to 1h", self.timeouts.drain),
-            ));
+        for (field, value) in
+            [("timeouts.drain", self.timeouts.drain), ("timeouts.engine", self.timeouts.engine)]
+        {
+            if value > MAX_TIMEOUT {
+                return Err(Mistake::new(field, format!("is {value:?}: give 0s to 1h")));
+            }
         }
         match self.ca {
             Ca::Istio { ttl, .. } if !(MIN_TTL..=MAX_TTL).contains(&ttl) => {
@@ -301,6 +305,7 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(10),
             svid: Duration::from_secs(10),
             discovery: Duration::from_secs(5),
+            engine: Duration::from_secs(20),
             drain: Duration::from_secs(10),
         }
     }

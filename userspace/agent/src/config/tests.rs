@@ -43,6 +43,7 @@ fn every_mistake_is_named_by_file_and_field() {
         ("timeouts: {connect: 10x}", "timeouts.connect"),
         ("timeouts: {connect: 10}", "timeouts.connect"),
         ("timeouts: {drain: 2days}", "timeouts.drain"),
+        ("timeouts: {engine: 2days}", "timeouts.engine"),
         ("listen: {metrics: '15020'}", "listen.metrics"),
         ("mesh: {trustDomain: Foo Bar}", "mesh.trustDomain"),
         ("instance: a/b", "instance"),

@@ -76,6 +76,15 @@ pub enum HandshakeError {
     OwnConfiguration(rustls::Error),
 }
 
+impl HandshakeError {
+    /// The connection broke, and nobody has said anything against either end. A close in order is not that: so ends a server that has
+    /// read what we want and has nothing to say.
+    #[must_use]
+    pub fn is_of_the_connection(&self) -> bool {
+        matches!(self, Self::Io(_))
+    }
+}
+
 /// A verifier's verdict on its way through rustls.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Verdict {

@@ -1,7 +1,8 @@
-//! Connections to addresses inside the cluster of which the source has not told yet: counted, and told of once.
+//! Connections that wait: to addresses inside the cluster of which the source has not told yet, and to servers whose node's
+//! engine is away. Counted, and the first kind told of once.
 //!
-//! They wait (see `outbound::waiting`); in clear they never go out. The first that was refused is logged as a warning, since
-//! it may mean that a range is wrong; each has a line in the access log.
+//! In clear they never go out (see `outbound::waiting` and `outbound::absence`). The first that was refused since nobody
+//! told of its address is logged as a warning: it may mean that a range is wrong. Each has a line in the access log.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,20 +20,21 @@ type Labels = [(&'static str, &'static str); 2];
 #[derive(Debug)]
 pub struct Awaited {
     ended: Family<Labels, Counter>,
+    engines: Family<[(&'static str, &'static str); 1], Counter>,
     is_told: AtomicBool,
 }
 
 /// What became of the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
-    /// The address is known.
+    /// The address is known, or the engine back.
     Known,
-    /// It was not told of in time, or too many wait.
+    /// It was not in time, or too many wait.
     Refused,
 }
 
 impl Awaited {
-    /// Registers `signet_awaited_destinations_total`.
+    /// Registers `signet_awaited_destinations_total` and `signet_awaited_engines_total`.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
         let ended = Family::<Labels, Counter>::default();
@@ -41,7 +43,18 @@ impl Awaited {
             "Connections to addresses inside the cluster of which the source had not told yet, by what became of them",
             ended.clone(),
         );
-        Self { ended, is_told: AtomicBool::new(false) }
+        let engines = Family::default();
+        registry.register(
+            "signet_awaited_engines",
+            "Connections to servers whose node's engine did not listen, by what became of them",
+            engines.clone(),
+        );
+        Self { ended, engines, is_told: AtomicBool::new(false) }
+    }
+
+    pub(super) fn engine_ended(&self, waited: Waited) {
+        let result = if waited == Waited::Known { "back" } else { "refused" };
+        self.engines.get_or_create(&[("result", result)]).inc();
     }
 
     pub(super) fn ended(&self, kind: RangeKind, address: IpAddr, waited: Waited) {

@@ -196,11 +196,28 @@ impl Failure {
         match self {
             Self::Connect(_) => true,
             Self::Tunnel(HboneError::Status(_, status)) => status.is_server_error(),
-            Self::Tunnel(HboneError::Handshake(..) | HboneError::Request(..) | HboneError::Broken(..)) => {
-                false
-            }
+            Self::Tunnel(HboneError::Handshake(_, error)) => error.is_of_the_connection(),
+            Self::Tunnel(HboneError::Request(..) | HboneError::Broken(..)) => false,
             Self::Tunnel(_) => true,
             _ => false,
+        }
+    }
+
+    /// Nobody listens on the server's HBONE port, or who did is gone, and the application's bytes were sent to nobody: the engine of
+    /// its node may be about to start again.
+    #[must_use]
+    pub(crate) fn is_of_an_absent_engine(&self) -> bool {
+        let Self::Tunnel(error) = self else { return false };
+        match error {
+            HboneError::Dial(_, error) => matches!(**error, NetError::Refused(_)),
+            HboneError::Handshake(_, error) => error.is_of_the_connection(),
+            HboneError::Http2(_, error) => error.is_io(),
+            HboneError::Unsent(..) => true,
+            HboneError::Status(..)
+            | HboneError::Timeout(..)
+            | HboneError::Forgotten(_)
+            | HboneError::Broken(..)
+            | HboneError::Request(..) => false,
         }
     }
 }

@@ -7,8 +7,9 @@
 //! Each step consumes the one before, and only [`Authorized`] can dial. What is authorised here is the path: a
 //! destination in the mesh is reached over mTLS with an SVID of the client's own, or not at all. Whether the client may
 //! talk to it is decided by the server's side, which knows its policies. Until bytes were relayed, another endpoint of
-//! the same Service is tried at most twice.
+//! the same Service is tried at most twice, and where the engines of those are away, all of them again.
 
+mod absence;
 mod route;
 mod waiting;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use signet_identity::SpiffeId;
 use tokio::net::TcpStream;
 
+use self::absence::Absence;
 use self::route::{Expected, MeshRoute, Missing, Route};
 use super::accept::Accepted;
 use super::failure::Failure;
@@ -222,14 +224,22 @@ impl Identified<'_> {
 
 impl<'a> Authorized<'a> {
     async fn connect(mut self) -> Result<Connected<'a>, Failure> {
+        let mut absence = Absence::default();
         loop {
-            match self.dial().await {
+            let failure = match self.dial().await {
                 Ok(upstream) => {
+                    absence.is_over(&self.identified);
                     self.report();
                     return Ok(Connected { session: self.identified.session, upstream });
                 }
-                Err(failure) => self = self.another(failure)?.authorize().await?,
-            }
+                Err(failure) => failure,
+            };
+            let (identified, another) = self.another(&failure);
+            let resolved = match another {
+                Some(route) => identified.leading(route),
+                None => absence.again(identified, failure).await?,
+            };
+            self = resolved.authorize().await?;
         }
     }
 
@@ -265,18 +275,17 @@ impl<'a> Authorized<'a> {
         }
     }
 
-    /// Another endpoint of the same Service, where the failure was the last one's own; otherwise the failure.
-    fn another(self, failure: Failure) -> Result<Resolved<'a>, Failure> {
+    /// Another endpoint of the same Service, where the failure was the last one's own and there is another.
+    fn another(self, failure: &Failure) -> (Identified<'a>, Option<Route>) {
         let mut identified = self.identified;
         if !failure.is_endpoints_own() || identified.failed.len() == MAX_RETRIES {
-            return Err(failure);
+            return (identified, None);
         }
         identified.failed.push(self.application);
-        let tried = identified.failed.clone();
-        // A Service with nothing else to offer, or a destination that is no Service: the first failure is the truth.
-        let Ok(route) = identified.find() else { return Err(failure) };
-        let resolved = identified.leading(route);
-        if tried.contains(&resolved.route.application()) { Err(failure) } else { Ok(resolved) }
+        // There is none where the Service has nothing else to offer, or the destination is no Service.
+        let another = identified.find().ok();
+        let another = another.filter(|route| !identified.failed.contains(&route.application()));
+        (identified, another)
     }
 }
 
