@@ -149,6 +149,7 @@ impl Engine {
         let own = Handle::current();
         let runtimes = workers.runtimes().chain([&own]);
         let mut registry = telemetry::registry("signetd", env!("CARGO_PKG_VERSION"), runtimes);
+        registry.register_collector(Box::new(workers.clone()));
         let capture = capture::options(config)?;
         net::open_settings()?;
         let claim = Kernel::claim(&capture.pin_root, capture.mount_bpffs)?;

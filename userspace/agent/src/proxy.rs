@@ -36,8 +36,9 @@ mod testing;
 mod tests;
 
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -49,7 +50,7 @@ use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
 use crate::state::State;
 use crate::workers::Workers;
-use accept::{Accepted, accept};
+use accept::{Accepted, Serving, accept};
 use awaited::Awaited;
 use connections::Connections;
 use direct::Direct;
@@ -159,14 +160,11 @@ impl Running {
 /// Boxed, so that the task of each kind is as large as that kind and no larger: most of them are idle.
 fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, purpose: Serve, accepted: Accepted) -> Serving {
     match purpose {
-        Serve::Outbound => Box::pin(outbound::serve(context, sandbox, accepted)),
-        Serve::Plaintext => Box::pin(inbound::serve_plaintext(context, sandbox, accepted)),
+        Serve::Outbound => Box::pin(outbound::serve(context, sandbox, accepted).map(|()| None)),
+        Serve::Plaintext => Box::pin(inbound::serve_plaintext(context, sandbox, accepted).map(|()| None)),
         Serve::Hbone => Box::pin(inbound::serve(context, sandbox, accepted)),
     }
 }
-
-/// A connection until its end.
-type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl OriginLookup for Origins {
     fn lookup(&self, netns: NetnsCookie, client: SocketAddr, listener: SocketAddr) -> Option<Origin> {

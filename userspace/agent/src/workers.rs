@@ -2,8 +2,11 @@
 //!
 //! A connection is served by one worker from accept to end, with every socket that it uses: no lock is shared, nobody is
 //! woken up to share work, and what a thread keeps warm (blocks, ciphers, the cache) is warm for the connection's next
-//! bytes. So a worker that is busy is not helped by one that is not; new connections go where there are fewest.
+//! bytes. So a worker that is busy is not helped by one that is not; new connections go where there are fewest, and a tunnel
+//! that has rested goes on where there are fewer, since those that are used next may all rest with one worker.
 //! Everything else (discovery, SVIDs, admin) stays on the runtime that the process began with, and cannot delay bytes.
+
+mod metrics;
 
 use std::cell::Cell;
 use std::io;
@@ -24,7 +27,7 @@ pub struct Workers {
 #[derive(Debug)]
 struct Worker {
     runtime: Handle,
-    /// Of the connections that have a [`Place`].
+    /// Of the connections that have a [`Place`] and do not rest.
     connections: AtomicUsize,
 }
 
@@ -37,7 +40,10 @@ pub struct Threads {
 
 /// A connection's place at a worker, until it is dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Worker>);
+pub struct Place {
+    worker: Arc<Worker>,
+    rests: bool,
+}
 
 /// Which worker a task runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +85,14 @@ impl Workers {
         Place::at(own.filter(|own| own.load() <= least.load()).unwrap_or(least))
     }
 
+    /// A place that suits a connection better which has rested and is used again: `None` where it is best off at its own, which is
+    /// so unless another worker has fewer by two, without it.
+    #[must_use]
+    pub fn better(&self, place: &Place) -> Option<Place> {
+        let least = self.all.iter().min_by_key(|worker| worker.load())?;
+        (place.worker.load() >= least.load() + 2).then(|| Place::at(least))
+    }
+
     /// The runtimes.
     pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
         self.all.iter().map(|worker| &worker.runtime)
@@ -105,24 +119,38 @@ impl Worker {
 impl Place {
     fn at(worker: &Arc<Worker>) -> Self {
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(worker))
+        Self { worker: Arc::clone(worker), rests: false }
+    }
+
+    /// Nothing is done for the connection until it is used again.
+    pub fn rest(&mut self) {
+        if !std::mem::replace(&mut self.rests, true) {
+            self.worker.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It is used again.
+    pub fn resume(&mut self) {
+        if std::mem::replace(&mut self.rests, false) {
+            self.worker.connections.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The worker's runtime.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
-        &self.0.runtime
+        &self.worker.runtime
     }
 
     /// What is registered meanwhile is the worker's.
     pub fn enter(&self) -> EnterGuard<'_> {
-        self.0.runtime.enter()
+        self.worker.runtime.enter()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.rest();
     }
 }
 
@@ -178,6 +206,23 @@ mod tests {
         assert_eq!((first, third), (handle.id(), handle.id()));
         assert_eq!(second, workers.in_turn(0).id());
         assert!(workers.all.iter().all(|worker| worker.load() == 0), "places were given back");
+    }
+
+    #[tokio::test]
+    async fn who_rests_is_not_counted_and_goes_on_where_there_are_fewer() {
+        let (workers, _threads) = two();
+        let mut places: Vec<_> = (0..4).map(|_| Place::at(&workers.all[0])).collect();
+        places.iter_mut().for_each(Place::rest);
+        assert_eq!(workers.all[0].load(), 0);
+        let mut at = Vec::new();
+        for mut place in places {
+            place.resume();
+            place = workers.better(&place).unwrap_or(place);
+            at.push(place);
+        }
+        assert_eq!(workers.all.iter().map(|worker| worker.load()).collect::<Vec<_>>(), [2, 2]);
+        drop(at);
+        assert!(workers.all.iter().all(|worker| worker.load() == 0));
     }
 
     #[tokio::test]

@@ -7,11 +7,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::net;
+use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -32,11 +34,21 @@ pub(crate) struct Accepted {
     pub(crate) place: Place,
 }
 
+/// A connection until its end, or until it moves to another worker.
+pub(crate) type Serving = Pin<Box<dyn Future<Output = Option<Moved>> + Send>>;
+
+/// A connection that another worker serves from now on.
+pub(crate) struct Moved {
+    /// What is left of it.
+    pub(crate) rest: Serving,
+    /// The worker's.
+    pub(crate) runtime: Handle,
+}
+
 /// Accepts until the drain begins, serving each connection in a task of its own; returns when all have ended.
-pub(crate) async fn accept<S, F>(listener: net::TcpListener, workers: Workers, drain: Watch, serve: S)
+pub(crate) async fn accept<S>(listener: net::TcpListener, workers: Workers, drain: Watch, serve: S)
 where
-    S: Fn(Accepted) -> F,
-    F: Future<Output = ()> + Send + 'static,
+    S: Fn(Accepted) -> Serving,
 {
     let listener = registered(listener).await;
     let mut connections = JoinSet::new();
@@ -45,7 +57,7 @@ where
         tokio::select! {
             biased;
             () = drain.stopped() => break,
-            Some(ended) = connections.join_next() => report(ended),
+            Some(ended) = connections.join_next() => go_on(&mut connections, ended),
             accepted = next(&listener, &workers), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok(accepted) => {
                     recovered(&listener, &mut exhausted);
@@ -57,7 +69,7 @@ where
                     out_of_resources(&listener, &mut exhausted, &error);
                     // A descriptor of this loop, or a while in which others may have freed one.
                     if let Ok(Some(ended)) = timeout(EXHAUSTED_WAIT, freed(&mut connections)).await {
-                        report(ended);
+                        go_on(&mut connections, ended);
                     }
                 }
             },
@@ -65,7 +77,15 @@ where
     }
     drop(listener);
     while let Some(ended) = connections.join_next().await {
-        report(ended);
+        go_on(&mut connections, ended);
+    }
+}
+
+/// A task has ended, and its connection with it or not.
+fn go_on(connections: &mut JoinSet<Option<Moved>>, ended: Result<Option<Moved>, JoinError>) {
+    match ended {
+        Ok(Some(Moved { rest, runtime })) => drop(connections.spawn_on(rest, &runtime)),
+        ended => report(ended.map(drop)),
     }
 }
 
@@ -103,7 +123,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 /// Never resolves while there are no connections: the caller bounds it.
-async fn freed(connections: &mut JoinSet<()>) -> Option<Result<(), tokio::task::JoinError>> {
+async fn freed(connections: &mut JoinSet<Option<Moved>>) -> Option<Result<Option<Moved>, JoinError>> {
     if connections.is_empty() {
         std::future::pending::<()>().await;
     }
@@ -111,7 +131,7 @@ async fn freed(connections: &mut JoinSet<()>) -> Option<Result<(), tokio::task::
 }
 
 /// A task that panicked has written its outcome while unwinding; it takes no other connection with it.
-pub(crate) fn report(ended: Result<(), tokio::task::JoinError>) {
+pub(crate) fn report(ended: Result<(), JoinError>) {
     if let Err(panic) = ended
         && panic.is_panic()
     {

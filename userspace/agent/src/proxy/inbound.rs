@@ -24,8 +24,9 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use self::hello::{Client, Spoken};
+use self::requests::Requests;
 use super::Context;
-use super::accept::{Accepted, report};
+use super::accept::{Accepted, Moved, report};
 use super::authority::Authority;
 use super::baggage;
 use super::failure::Failure;
@@ -40,19 +41,19 @@ use crate::policy::{Flow, Permit};
 use crate::state::{State, Workload};
 
 /// Serves one connection of a peer in the mesh: the handshake, then what it asks for. HBONE's CONNECTs each in a task of its
-/// own; a native tunnel's one after the other, in this one.
-pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
-    let (context, sandbox) = (&context, &sandbox);
-    let Accepted { stream, peer, local, place: _place } = accepted;
+/// own; a native tunnel's one after the other, in this one, or where it has moved to.
+pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) -> Option<Moved> {
+    let Accepted { stream, peer, local, place } = accepted;
     // Boxed: the handshake's state is most of what the task would hold for as long as the connection lives.
-    match Box::pin(hello::admitted(context, sandbox, stream, (peer, local))).await {
-        Some((Spoken::Hbone(mut h2), client)) => {
-            Box::pin(serve_tunnels(context, sandbox, &mut h2, Arc::new(client))).await;
+    match Box::pin(hello::admitted(&context, &sandbox, stream, (peer, local))).await? {
+        (Spoken::Hbone(mut h2), client) => {
+            Box::pin(serve_tunnels(&context, &sandbox, &mut h2, Arc::new(client))).await;
+            drop(place);
+            None
         }
-        Some((Spoken::Native(tunnel), client)) => {
-            Box::pin(requests::serve(context, sandbox, tunnel, client)).await
+        (Spoken::Native(tunnel), client) => {
+            Box::pin(Requests { context, sandbox, tunnel, client, place }.serve(None)).await
         }
-        None => {}
     }
 }
 

@@ -17,5 +17,5 @@ mod tunnel;
 pub(crate) use client::{Attempt, Early, open};
 pub(crate) use frame::{ANOTHER_CONNECTION, Open};
 pub use pool::Pool;
-pub(crate) use pool::{Proven, Slot};
+pub(crate) use pool::{ABANDONED, Proven, Slot};
 pub(crate) use tunnel::Tunnel;

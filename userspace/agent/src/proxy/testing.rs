@@ -31,7 +31,7 @@ use crate::config::{OutboundTrafficPolicy, SameNode, Timeouts, Tunnel};
 use crate::drain::Drain;
 use crate::kernel::{DirectBytes, DirectFlow, Origin};
 use crate::net::{Listeners, Netns};
-use crate::state::{Event, State, Workload};
+use crate::state::{Addresses, Event, Ports, State, Template, Workload};
 use crate::svid::{Authority, FetchError, Store, Tracked};
 use crate::telemetry::{self, Registry};
 use crate::workers::Workers;
@@ -42,22 +42,24 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid::new(format!("uid-{name}")),
         name: text(name),
-        namespace: text("ns"),
-        service_account: text(name),
-        identity: SpiffeId::parse(&format!("spiffe://cluster.local/ns/ns/sa/{name}")).unwrap(),
+        template: Arc::new(Template {
+            namespace: text("ns"),
+            service_account: text(name),
+            identity: SpiffeId::parse(&format!("spiffe://cluster.local/ns/ns/sa/{name}")).unwrap(),
+            cluster: text("Kubernetes"),
+            labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            ports: Ports::new(),
+            workload_name: Some(text(name)),
+            workload_type: "deployment",
+            canonical_name: Some(text(name)),
+            canonical_revision: text("v1"),
+        }),
         node: text("n1"),
         zone: text("z1"),
-        cluster: text("Kubernetes"),
-        addresses: Vec::new(),
+        addresses: Addresses::new(),
         host_network: false,
         enrolled: true,
         same_node: SameNode::Direct,
-        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]).into(),
-        ports: Vec::new().into(),
-        workload_name: text(name),
-        workload_type: text("deployment"),
-        canonical_name: text(name),
-        canonical_revision: text("v1"),
         cgroup: None,
     })
 }
@@ -103,7 +105,18 @@ impl Node {
 
     /// The same, with this `mesh.tunnel`.
     pub(crate) fn speaking(ca: &Arc<TestCa>, timeouts: Timeouts, tunnel: Tunnel) -> Self {
+        Self::with_workers(ca, timeouts, tunnel, Workers::here())
+    }
+
+    /// The same, on these workers.
+    pub(crate) fn with_workers(
+        ca: &Arc<TestCa>,
+        timeouts: Timeouts,
+        tunnel: Tunnel,
+        workers: Workers,
+    ) -> Self {
         let mut registry = telemetry::registry("signetd", "test", std::iter::empty());
+        registry.register_collector(Box::new(workers.clone()));
         let connections = Arc::new(Connections::new());
         let metrics = Arc::new(Metrics::new(&mut registry, Arc::clone(&connections)));
         let svids = Store::new(TestAuthority(Arc::clone(ca)), &mut registry);
@@ -132,7 +145,7 @@ impl Node {
             discovered,
             awaited: Awaited::new(&mut registry),
             drain: watch,
-            workers: Workers::here(),
+            workers,
         };
         Self { context: Arc::new(context), epoch, told, origins, svids, registry, drain }
     }
@@ -159,7 +172,7 @@ impl Node {
         let ip = unused_address();
         let shared = |name: &&str| {
             let workload = (*workload(name)).clone();
-            Arc::new(Workload { addresses: vec![ip], host_network: host, ..workload })
+            Arc::new(Workload { addresses: [ip].into(), host_network: host, ..workload })
         };
         let workloads: Vec<_> = names.iter().map(shared).collect();
         let track = |w: &Arc<Workload>| self.svids.track(w.uid.clone(), w.identity.clone());
@@ -171,6 +184,12 @@ impl Node {
         let netns = Netns::current().unwrap();
         let sandbox = Sandbox { netns, cookie: NetnsCookie(1), host, workloads: RwLock::new(tenants) };
         let sandbox = Arc::new(sandbox);
+        let running = self.serve(ip, &sandbox);
+        Pod { ip, workload: Arc::clone(&workloads[0]), sandbox, running, _svids: svids }
+    }
+
+    /// Listens for a sandbox, whose earlier listeners are closed.
+    pub(crate) fn serve(&self, ip: IpAddr, sandbox: &Arc<Sandbox>) -> Running {
         let listen = |port| {
             let listener = std::net::TcpListener::bind((ip, port)).unwrap();
             listener.set_nonblocking(true).unwrap();
@@ -182,8 +201,7 @@ impl Node {
             plaintext: listen(INBOUND_PLAINTEXT_PORT),
             hbone: listen(HBONE_PORT),
         };
-        let running = start(Arc::clone(&self.context), Arc::clone(&sandbox), listeners);
-        Pod { ip, workload: Arc::clone(&workloads[0]), sandbox, running, _svids: svids }
+        start(Arc::clone(&self.context), Arc::clone(sandbox), listeners)
     }
 
     /// A socket of `cgroup` listens on `port`.
@@ -240,7 +258,12 @@ pub(crate) struct Echo {
 impl Echo {
     /// Listens on any port of `ip`.
     pub(crate) async fn start(ip: IpAddr) -> Self {
-        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        Self::at((ip, 0).into()).await
+    }
+
+    /// Listens at `address`.
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let clients = Arc::<Mutex<Vec<SocketAddr>>>::default();
         let mut task = JoinSet::new();

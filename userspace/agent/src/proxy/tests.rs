@@ -2,6 +2,7 @@
 //!
 //! They need CAP_NET_ADMIN and CAP_SYS_ADMIN (transparent sources, marks, namespaces) and say so where they lack them.
 
+mod absence;
 mod awaited;
 mod host;
 mod inbound;
@@ -46,10 +47,15 @@ impl Pair {
 
     /// With these `mesh.tunnel`, the client's node first.
     async fn speaking(timeouts: Timeouts, [near, far]: [Tunnel; 2]) -> Self {
-        let log = Log::capture();
         let ca = Arc::new(TestCa::new("cluster.local"));
         let near = Node::speaking(&ca, timeouts.clone(), near);
         let far = Node::speaking(&ca, timeouts, far);
+        Self::of(near, far).await
+    }
+
+    /// On these nodes.
+    async fn of(near: Node, far: Node) -> Self {
+        let log = Log::capture();
         let (client, server) = (near.pod("client").await, far.pod("server").await);
         let app = Echo::start(server.ip).await;
         let pair = Self { near, far, client, server, app, log };

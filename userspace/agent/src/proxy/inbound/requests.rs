@@ -1,52 +1,92 @@
 //! A native tunnel's requests: one application connection after the other, on one TLS connection and in one task.
+//!
+//! Between two requests a tunnel rests, and its client takes whichever it likes of those that rest: all that are used may be
+//! one worker's. So a tunnel that is used again moves to a worker that serves fewer.
 
 use std::io;
 use std::sync::Arc;
 
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::hello::Client;
-use super::{Arrival, Connected, admit};
+use super::{Arrival, Connected, Moved, admit};
 use crate::proxy::failure::Failure;
-use crate::proxy::native::{ANOTHER_CONNECTION, Open, Tunnel};
+use crate::proxy::native::{ABANDONED, ANOTHER_CONNECTION, Open, Tunnel};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::sandbox::Sandbox;
 use crate::proxy::{Context, baggage};
+use crate::workers::Place;
 
-/// Serves a tunnel until its client closes it, or something ends other than in order.
-pub(super) async fn serve(
-    context: &Arc<Context>,
-    sandbox: &Arc<Sandbox>,
-    mut tunnel: Box<Tunnel>,
-    client: Client,
-) {
-    loop {
-        match next(context, &mut tunnel).await {
-            Ok(Some(_)) if client.is_expired() => {
-                // What the handshake has proved is not so any more; it fails where the client has gone.
-                let _ = tunnel.refuse(ANOTHER_CONNECTION).await;
-                return;
-            }
-            Ok(Some(open)) => {
-                if serve_one(context, sandbox, &mut tunnel, &client, open).await.is_err() {
-                    return;
+/// A tunnel, whose, and where it is served.
+pub(super) struct Requests {
+    pub(super) context: Arc<Context>,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) tunnel: Box<Tunnel>,
+    pub(super) client: Client,
+    pub(super) place: Place,
+}
+
+impl Requests {
+    /// Serves a tunnel, `first` where it has been asked for already, until its client closes it, something ends other than
+    /// in order, or it moves.
+    pub(super) async fn serve(mut self, first: Option<Box<Open>>) -> Option<Moved> {
+        let mut asked = first;
+        loop {
+            let open = match asked.take() {
+                Some(open) => open,
+                None => {
+                    let open = self.next().await?;
+                    if let Some(place) = self.context.workers.better(&self.place) {
+                        return Some(self.moved(place, open));
+                    }
+                    open
                 }
+            };
+            let Self { context, sandbox, tunnel, client, .. } = &mut self;
+            serve_one(context, sandbox, tunnel, client, open).await.ok()?;
+        }
+    }
+
+    /// The next request; `None` where there is none that can be served.
+    async fn next(&mut self) -> Option<Box<Open>> {
+        self.place.rest();
+        let next = next(&self.context, &mut self.tunnel).await;
+        self.place.resume();
+        match next {
+            Ok(Some(_)) if self.client.is_expired() => {
+                // What the handshake has proved is not so any more; it fails where the client has gone.
+                let _ = self.tunnel.refuse(ANOTHER_CONNECTION).await;
+                None
             }
-            Ok(None) => return,
+            Ok(open) => open,
             Err(error) => {
-                debug!(peer = %client.peer, %error, "native tunnel broke");
-                return;
+                debug!(peer = %self.client.peer, %error, "native tunnel broke");
+                None
             }
         }
     }
+
+    /// The request is served at another place, and what comes after it.
+    fn moved(mut self, place: Place, open: Box<Open>) -> Moved {
+        let runtime = place.runtime().clone();
+        self.place = place;
+        let rest = Box::pin(async move {
+            self.tunnel.settle_here();
+            self.serve(Some(open)).await
+        });
+        Moved { rest, runtime }
+    }
 }
 
-/// The next request. Once the engine drains, the client is told so; what has crossed that is served.
+/// The next request; `None` where the client has closed, or is gone. Once the engine drains, the client is told so; what has
+/// crossed that is served.
 async fn next(context: &Context, tunnel: &mut Tunnel) -> io::Result<Option<Box<Open>>> {
     tokio::select! {
         biased;
         open = tunnel.next_open() => return open,
         () = context.drain.stopped() => {}
+        () = sleep(ABANDONED) => return Ok(None),
     }
     tunnel.leave().await?;
     // A client that stays is cut off with the drain's deadline.

@@ -130,6 +130,13 @@ impl Pool {
     pub(in crate::proxy) fn resting(&self) -> usize {
         self.shared.slots.lock().values().map(Vec::len).sum()
     }
+
+    /// Nobody ends the tunnels at rest any more; resolves when the peer has ended one.
+    #[cfg(test)]
+    pub(in crate::proxy) async fn vanish(&self) {
+        let all: Vec<_> = self.shared.slots.lock().drain().flat_map(|(_, resting)| resting).collect();
+        std::future::poll_fn(|cx| all[0].proven.tunnel.poll_disturbed(cx)).await;
+    }
 }
 
 /// Drops tunnels that were disturbed or have rested too long.
@@ -159,6 +166,10 @@ impl Shared {
 
 /// How long a tunnel without a connection is kept (docs/native.md; as HBONE's).
 pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a server waits for the next request of a tunnel whose client, if it were there, would have ended it: a pod whose
+/// network went before its engine heard of that says no goodbye.
+pub(crate) const ABANDONED: Duration = Duration::from_secs(90);
 
 /// Tunnels at rest between two workloads. Each is a socket and 1 KiB, at both ends.
 pub(super) const MAX_RESTING: usize = 256;

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -73,6 +74,18 @@ impl Tunnel {
     /// Nothing is under way: it can carry an application connection.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.sending == Half::Resting && self.receiving == Half::Resting && self.unsent.is_empty()
+    }
+
+    /// The calling worker's event loop has the socket from now on. Where there is no descriptor to be had for that, the former one's
+    /// goes on telling of it.
+    pub(crate) fn settle_here(&mut self) {
+        let own = || {
+            let io = std::net::TcpStream::from(self.io.as_fd().try_clone_to_owned()?);
+            TcpStream::from_std(io)
+        };
+        if let Ok(io) = own() {
+            self.io = io;
+        }
     }
 
     /// The peer has said that it serves nothing new.

@@ -1,5 +1,9 @@
 //! The same promises over a native tunnel, and who speaks it with whom.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use signet_identity::testing::TestCa;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -9,6 +13,7 @@ use crate::net::reset;
 use crate::proxy::connections::Path;
 use crate::proxy::testing::{DEADLINE, Node, Pod, assert_reset, ping, until, unused_address};
 use crate::state::{Endpoint, EndpointSlice, Event, ServicePort};
+use crate::workers::Workers;
 
 async fn native() -> Pair {
     Pair::speaking(Timeouts::default(), [Tunnel::Auto; 2]).await
@@ -45,6 +50,58 @@ async fn both_ends_must_know_the_native_tunnel_for_it_to_be_used() {
         assert_eq!(pair.log.lines(&application).len(), 4, "{tunnels:?}");
         assert_eq!(pair.log.lines("error=").len(), 0);
     }
+}
+
+/// The number of connections that each of two workers of a node serves.
+fn loads(node: &Node) -> [u64; 2] {
+    [0, 1].map(|worker| node.count("signet_worker_connections", &[&format!("worker=\"{worker}\"")]))
+}
+
+#[tokio::test]
+async fn tunnels_that_rest_with_one_worker_are_used_again_on_both() {
+    needs_privileges!();
+    let ca = Arc::new(TestCa::new("cluster.local"));
+    let (workers, _threads) = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
+    let near = Node::speaking(&ca, Timeouts::default(), Tunnel::Auto);
+    let far = Node::with_workers(&ca, Timeouts::default(), Tunnel::Auto, workers);
+    let pair = Pair::of(near, far).await;
+    let open = async || {
+        let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+        ping(&mut stream, "carried").await;
+        stream
+    };
+    let rest = async |stream| {
+        let (before, resting) = (loads(&pair.far), pair.near.context.native.resting());
+        drop(stream);
+        until("a tunnel rests", || {
+            loads(&pair.far) != before && pair.near.context.native.resting() > resting
+        })
+        .await;
+        usize::from(loads(&pair.far)[0] == before[0])
+    };
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(open().await);
+    }
+    assert_eq!(loads(&pair.far), [4, 4]);
+    // The tunnel that came to rest last is used first.
+    let mut of_worker = [Vec::new(), Vec::new()];
+    for stream in streams {
+        let worker = rest(stream).await;
+        of_worker[worker].push(open().await);
+    }
+    for stream in of_worker.into_iter().flatten() {
+        rest(stream).await;
+    }
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(open().await);
+    }
+    assert_eq!(loads(&pair.far), [2, 2], "all four rested with one worker");
+    for stream in streams {
+        rest(stream).await;
+    }
+    assert_eq!(pair.near.count("istio_tcp_connections_failed_total", &[]), 0);
 }
 
 #[tokio::test]
@@ -196,6 +253,18 @@ async fn the_connections_of_a_workload_that_left_are_reset() {
     ping(&mut stream, "enrolled").await;
     pair.near.context.connections.close_tunnels(&pair.server.workload.uid);
     assert_reset(stream).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_client_vanished_at_rest_is_ended_by_its_server() {
+    needs_privileges!();
+    let pair = native().await;
+    let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+    ping(&mut stream, "before").await;
+    drop(stream);
+    until("the tunnel rests", || pair.near.context.native.resting() == 1).await;
+    tokio::time::pause();
+    pair.near.context.native.vanish().await;
 }
 
 #[tokio::test]
