@@ -24,8 +24,8 @@ use self::workloads::Workloads;
 pub use self::affinity::belonging;
 pub use self::intern::WorkloadPool;
 pub use self::object::{
-    CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Hint, RangeKind, Ranges, Service, ServicePort,
-    Workload,
+    Addresses, CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Hint, Ports, RangeKind, Ranges,
+    Service, ServicePort, Template, Workload,
 };
 
 mod affinity;
@@ -332,6 +332,7 @@ fn workload_target(workload: Arc<Workload>, to: SocketAddr, service: Option<Arc<
 }
 
 fn seen_by_policies(workload: &Workload) -> impl PartialEq + use<'_> {
-    let Workload { namespace, labels, identity, enrolled, addresses, same_node, .. } = workload;
+    let Workload { template, enrolled, addresses, same_node, .. } = workload;
+    let Template { namespace, labels, identity, .. } = &**template;
     (namespace, labels, identity, enrolled, addresses, same_node)
 }

@@ -10,7 +10,7 @@ use signet_agent::addr::WorkloadUid;
 use signet_agent::config::SameNode;
 use signet_agent::policy::{Action, AuthorizationPolicy, Rule, Source, StringMatch};
 use signet_agent::state::{
-    ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, State, Workload,
+    ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, State, Template, Workload,
 };
 use signet_identity::SpiffeId;
 
@@ -87,25 +87,28 @@ pub fn namespace(deployment: u32) -> String {
 fn workload(i: u32) -> Workload {
     let deployment = i % DEPLOYMENTS;
     let app: Arc<str> = format!("app-{deployment}").into();
-    Workload {
-        uid: WorkloadUid::new(format!("{i:08x}-cafe-4bad-8bad-0123456789ab")),
-        name: format!("app-{deployment}-7d4b9c6f5d-{i:05x}").into(),
+    let template = Template {
         namespace: namespace(deployment).into(),
         service_account: app.clone(),
         identity: identity(deployment),
+        cluster: "Kubernetes".into(),
+        labels: labels(deployment),
+        ports: [ContainerPort { name: Some("http".into()), port: 8080 }].into_iter().collect(),
+        workload_name: Some(app.clone()),
+        workload_type: "deployment",
+        canonical_name: Some(app),
+        canonical_revision: "v1".into(),
+    };
+    Workload {
+        uid: WorkloadUid::new(format!("{i:08x}-cafe-4bad-8bad-0123456789ab")),
+        name: format!("app-{deployment}-7d4b9c6f5d-{i:05x}").into(),
+        template: template.into(),
         node: format!("node-{}", i % 1000).into(),
         zone: format!("zone-{}", i % 3).into(),
-        cluster: "Kubernetes".into(),
-        addresses: vec![address(i)],
+        addresses: [address(i)].into(),
         host_network: false,
         enrolled: true,
         same_node: SameNode::Direct,
-        labels: Arc::new(labels(deployment)),
-        ports: Arc::new([ContainerPort { name: Some("http".into()), port: 8080 }]),
-        workload_name: app.clone(),
-        workload_type: "deployment".into(),
-        canonical_name: app,
-        canonical_revision: "v1".into(),
         cgroup: None,
     }
 }

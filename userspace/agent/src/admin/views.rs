@@ -215,7 +215,7 @@ fn workload_view(workload: &Workload, local: Option<&LocalStatus>) -> WorkloadVi
         name: workload.name.clone(),
         node: workload.node.clone(),
         local: local.is_some(),
-        addresses: workload.addresses.clone(),
+        addresses: workload.addresses.to_vec(),
         identity: workload.identity.to_string(),
         enrolled: workload.enrolled,
         host_network: workload.host_network,

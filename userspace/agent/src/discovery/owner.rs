@@ -7,29 +7,29 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::discovery::enrolment::Labels;
 
-/// The controller's name, and the key it has in baggage.
-pub(crate) fn workload(metadata: &ObjectMeta, pod: &str) -> (String, &'static str) {
+/// The controller's name, where the pod does not go by its own, and the key it has in baggage.
+pub(crate) fn workload(metadata: &ObjectMeta) -> (Option<&str>, &'static str) {
     let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let none = Labels::new();
     let labels = metadata.labels.as_ref().unwrap_or(&none);
     match controller.map(|owner| (owner.kind.as_str(), owner.name.as_str())) {
-        Some(("Deployment", name)) => (name.to_owned(), "deployment"),
+        Some(("Deployment", name)) => (Some(name), "deployment"),
         Some(("ReplicaSet", name)) => match deployment(name, labels) {
-            Some(deployment) => (deployment.to_owned(), "deployment"),
-            None => (pod.to_owned(), "pod"),
+            Some(deployment) => (Some(deployment), "deployment"),
+            None => (None, "pod"),
         },
-        Some(("CronJob", name)) => (name.to_owned(), "cronjob"),
+        Some(("CronJob", name)) => (Some(name), "cronjob"),
         Some(("Job", name)) => match cron_job(name) {
-            Some(cron_job) => (cron_job.to_owned(), "cronjob"),
-            None => (name.to_owned(), "job"),
+            Some(cron_job) => (Some(cron_job), "cronjob"),
+            None => (Some(name), "job"),
         },
-        _ => (pod.to_owned(), "pod"),
+        _ => (None, "pod"),
     }
 }
 
-/// `service.istio.io/canonical-name` and what stands in for it.
-pub(crate) fn canonical_name<'a>(labels: &'a Labels, workload: &'a str) -> &'a str {
-    first(labels, &["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(workload)
+/// `service.istio.io/canonical-name` and the labels that stand in for it.
+pub(crate) fn canonical_name(labels: &Labels) -> Option<&str> {
+    first(labels, &["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
 }
 
 /// `service.istio.io/canonical-revision` and what stands in for it.
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    fn owned(kind: &str, name: &str, labels: &[(&str, &str)]) -> (String, &'static str) {
+    fn owned(kind: &str, name: &str, labels: &[(&str, &str)]) -> (Option<String>, &'static str) {
         let owner = OwnerReference {
             kind: kind.into(),
             name: name.into(),
@@ -71,27 +71,28 @@ mod tests {
         let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         let metadata =
             ObjectMeta { owner_references: Some(vec![owner]), labels: Some(labels), ..ObjectMeta::default() };
-        workload(&metadata, "the-pod")
+        let (name, key) = workload(&metadata);
+        (name.map(str::to_owned), key)
     }
 
     #[test]
     fn a_replica_set_stands_for_its_deployment() {
         let hash = [("pod-template-hash", "6d4b75cb6d")];
-        assert_eq!(owned("ReplicaSet", "web-6d4b75cb6d", &hash), ("web".into(), "deployment"));
-        assert_eq!(owned("ReplicaSet", "web", &[]), ("the-pod".into(), "pod"));
-        assert_eq!(owned("ReplicaSet", "6d4b75cb6d", &hash), ("the-pod".into(), "pod"));
+        assert_eq!(owned("ReplicaSet", "web-6d4b75cb6d", &hash), (Some("web".into()), "deployment"));
+        assert_eq!(owned("ReplicaSet", "web", &[]), (None, "pod"));
+        assert_eq!(owned("ReplicaSet", "6d4b75cb6d", &hash), (None, "pod"));
     }
 
     #[test]
     fn a_scheduled_job_stands_for_its_cron_job() {
-        assert_eq!(owned("Job", "report-28123456", &[]), ("report".into(), "cronjob"));
-        assert_eq!(owned("Job", "report-12", &[]), ("report-12".into(), "job"));
+        assert_eq!(owned("Job", "report-28123456", &[]), (Some("report".into()), "cronjob"));
+        assert_eq!(owned("Job", "report-12", &[]), (Some("report-12".into()), "job"));
     }
 
     #[test]
     fn other_pods_go_by_their_own_name() {
-        assert_eq!(owned("StatefulSet", "db", &[]), ("the-pod".into(), "pod"));
-        assert_eq!(workload(&ObjectMeta::default(), "the-pod"), ("the-pod".into(), "pod"));
+        assert_eq!(owned("StatefulSet", "db", &[]), (None, "pod"));
+        assert_eq!(workload(&ObjectMeta::default()), (None, "pod"));
     }
 
     #[test]
@@ -99,11 +100,8 @@ mod tests {
         let labels: Labels = [("app", "c"), ("app.kubernetes.io/name", "b"), ("version", "v2")]
             .map(|(k, v)| (k.into(), v.into()))
             .into();
-        assert_eq!(canonical_name(&labels, "w"), "b");
+        assert_eq!(canonical_name(&labels), Some("b"));
         assert_eq!(canonical_revision(&labels), "v2");
-        assert_eq!(
-            (canonical_name(&Labels::new(), "w"), canonical_revision(&Labels::new())),
-            ("w", "latest")
-        );
+        assert_eq!((canonical_name(&Labels::new()), canonical_revision(&Labels::new())), (None, "latest"));
     }
 }

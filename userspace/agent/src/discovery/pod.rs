@@ -5,15 +5,12 @@
 //! for the EndpointSlices to say. One that the API server has bound to this node is a workload even before it has an
 //! address: kubelet tells the address up to a second after the pod's first process runs, and that one may connect.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use signet_manifests::{Document, DocumentError};
 
 use crate::discovery::surroundings::legal;
 use crate::discovery::{DiscoveryOptions, addresses, cgroup, naming, owner};
-use crate::state::{ContainerPort, Workload};
+use crate::state::{Addresses, ContainerPort, Ports, Template, Workload};
 
 /// The workload, as far as the pod alone says it; `None` while it has no address, and when it has ended.
 pub(crate) fn workload(
@@ -40,27 +37,30 @@ pub(crate) fn workload(
     legal(document, &labels)?;
     let service_account =
         spec.service_account_name.as_deref().filter(|sa| !sa.is_empty()).unwrap_or("default");
-    let (workload_name, workload_type) = owner::workload(metadata, &key.name);
-    Ok(Some(Workload {
-        uid: naming::uid(document, options, uid),
-        name: key.name.clone(),
+    let (workload_name, workload_type) = owner::workload(metadata);
+    let template = Template {
         namespace: key.namespace.clone(),
         service_account: service_account.into(),
         identity: naming::identity(document, options, service_account)?,
+        cluster: options.cluster.as_str().into(),
+        ports: ports(document, &spec)?,
+        workload_name: workload_name.map(Into::into),
+        workload_type,
+        canonical_name: owner::canonical_name(&labels).map(Into::into),
+        canonical_revision: owner::canonical_revision(&labels).into(),
+        labels,
+    };
+    Ok(Some(Workload {
+        uid: naming::uid(document, options, uid),
+        name: key.name.clone(),
+        template: template.into(),
         node: node.into(),
         zone: "".into(),
-        cluster: options.cluster.as_str().into(),
         addresses,
         host_network: spec.host_network == Some(true),
         enrolled: false,
         same_node: options.same_node,
-        ports: ports(document, &spec)?,
-        canonical_name: owner::canonical_name(&labels, &workload_name).into(),
-        canonical_revision: owner::canonical_revision(&labels).into(),
-        workload_name: workload_name.into(),
-        workload_type: workload_type.into(),
         cgroup: cgroup::of_pod(document, metadata, node, options)?,
-        labels: Arc::new(labels),
     }))
 }
 
@@ -69,7 +69,7 @@ fn is_uid(uid: &str) -> bool {
     (1..=128).contains(&uid.len()) && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-fn addresses(document: &Document, status: &PodStatus) -> Result<Vec<IpAddr>, DocumentError> {
+fn addresses(document: &Document, status: &PodStatus) -> Result<Addresses, DocumentError> {
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let texts: Vec<&str> = match status.pod_ips.as_deref() {
         None | Some([]) => status.pod_ip.as_deref().into_iter().collect(),
@@ -79,7 +79,7 @@ fn addresses(document: &Document, status: &PodStatus) -> Result<Vec<IpAddr>, Doc
     texts.map(|text| addresses::unicast(document, "status.podIPs", text)).collect()
 }
 
-fn ports(document: &Document, spec: &PodSpec) -> Result<Arc<[ContainerPort]>, DocumentError> {
+fn ports(document: &Document, spec: &PodSpec) -> Result<Ports, DocumentError> {
     let sidecars =
         spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     spec.containers

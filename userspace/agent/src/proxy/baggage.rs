@@ -34,8 +34,8 @@ pub(crate) fn of(workload: &Workload) -> String {
     let entries: [(&str, &str); 6] = [
         ("k8s.cluster.name", &workload.cluster),
         ("k8s.namespace.name", &workload.namespace),
-        (&name_key, &workload.workload_name),
-        ("service.name", &workload.canonical_name),
+        (&name_key, workload.workload_name()),
+        ("service.name", workload.canonical_name()),
         ("service.version", &workload.canonical_revision),
         ("cloud.availability_zone", &workload.zone),
     ];

@@ -279,7 +279,7 @@ impl Collector for Open {
 type Subject = (CgroupId, Arc<Workload>);
 
 fn owner(cgroup: CgroupId, workload: &Workload) -> Owner {
-    Owner { cgroup, addresses: workload.addresses.clone(), host_network: workload.host_network }
+    Owner { cgroup, addresses: workload.addresses.to_vec(), host_network: workload.host_network }
 }
 
 fn parties(

@@ -102,7 +102,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
     ) -> Result<(), ReconcileError> {
         let wanted = CapturedWorkload {
             cgroup,
-            addresses: local.workload.addresses.clone(),
+            addresses: local.workload.addresses.to_vec(),
             host_network: local.workload.host_network,
             capture,
         };

@@ -181,7 +181,7 @@ impl Local {
     }
 
     fn log(&self, phase: &Phase) {
-        let Workload { uid, identity, .. } = &*self.workload;
+        let (uid, identity) = (&self.workload.uid, &self.workload.identity);
         match phase {
             Phase::Failed(error) => {
                 warn!(workload = %uid, identity = %identity, %error, "workload not captured")

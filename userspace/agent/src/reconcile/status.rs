@@ -7,14 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
-use serde::Serialize;
 
 use crate::addr::WorkloadUid;
 use crate::state::Workload;
 
 /// A rung of the ladder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "phase", content = "error")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Known, not in the mesh.
     Bypassed,
@@ -33,12 +31,11 @@ pub enum Phase {
 }
 
 /// One workload of this node.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct LocalStatus {
     /// The workload.
     pub workload: Arc<Workload>,
     /// How far it is.
-    #[serde(flatten)]
     pub phase: Phase,
 }
 

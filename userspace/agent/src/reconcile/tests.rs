@@ -17,6 +17,7 @@ use crate::kernel::{
 };
 use crate::net::NetError;
 use crate::policy::Permit;
+use crate::state::{Ports, Template};
 use crate::svid::{Authority, FetchError};
 use crate::telemetry::Registry;
 
@@ -276,23 +277,31 @@ fn web() -> Workload {
     Workload {
         uid: WorkloadUid::new("uid-web"),
         name: text("web"),
-        namespace: text("ns"),
-        service_account: text("web"),
-        identity: SpiffeId::parse("spiffe://cluster.local/ns/ns/sa/web").unwrap(),
+        template: template("web").into(),
         node: text("n1"),
         zone: text(""),
-        cluster: text("Kubernetes"),
-        addresses: vec!["10.0.0.1".parse().unwrap()],
+        addresses: ["10.0.0.1".parse().unwrap()].into(),
         host_network: false,
         enrolled: true,
         same_node: SameNode::Direct,
-        labels: Arc::default(),
-        ports: Vec::new().into(),
-        workload_name: text("web"),
-        workload_type: text("pod"),
-        canonical_name: text("web"),
-        canonical_revision: text("latest"),
         cgroup: Some("web".into()),
+    }
+}
+
+/// Of a pod that has a service account to itself.
+fn template(service_account: &str) -> Template {
+    let identity = format!("spiffe://cluster.local/ns/ns/sa/{service_account}");
+    Template {
+        namespace: "ns".into(),
+        service_account: service_account.into(),
+        identity: SpiffeId::parse(&identity).unwrap(),
+        cluster: "Kubernetes".into(),
+        labels: BTreeMap::new(),
+        ports: Ports::new(),
+        workload_name: None,
+        workload_type: "pod",
+        canonical_name: None,
+        canonical_revision: "latest".into(),
     }
 }
 

@@ -5,62 +5,76 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
 use signet_identity::SpiffeId;
+use smallvec::SmallVec;
 
 use crate::addr::WorkloadUid;
 use crate::config::SameNode;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 
-/// What has one identity: a pod, or on a VM a systemd unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What has one identity: a pod, or on a VM a systemd unit. Read as one with its template.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Unique for its lifetime.
     pub uid: WorkloadUid,
     /// `metadata.name`.
     pub name: Arc<str>,
-    /// `metadata.namespace`.
-    pub namespace: Arc<str>,
-    /// `spec.serviceAccountName`, `default` where elided.
-    pub service_account: Arc<str>,
-    /// The SPIFFE ID it must present.
-    pub identity: SpiffeId,
+    /// What it says as all replicas do.
+    pub template: Arc<Template>,
     /// `spec.nodeName` (empty where not bound).
     pub node: Arc<str>,
     /// `topology.kubernetes.io/zone` of its node or itself; empty where unknown.
     pub zone: Arc<str>,
-    /// The cluster's name.
-    pub cluster: Arc<str>,
     /// All its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// It shares the node's network namespace and address.
     pub host_network: bool,
     /// In the mesh: peers reach it by HBONE, its own node captures it.
     pub enrolled: bool,
     /// How it talks to workloads of its own node; both must say `direct`.
     pub same_node: SameNode,
-    /// `metadata.labels`; the replicas of one template share them.
-    pub labels: Arc<BTreeMap<String, String>>,
-    /// Declared container ports, by name where they have one; shared like the labels.
-    pub ports: Arc<[ContainerPort]>,
-    /// The controller's name (Deployment, Job, …), or the pod's.
-    pub workload_name: Arc<str>,
-    /// `deployment`, `cronjob`, `job`, `pod`: the baggage key.
-    pub workload_type: Arc<str>,
-    /// `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, or the workload's name.
-    pub canonical_name: Arc<str>,
-    /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
-    pub canonical_revision: Arc<str>,
     /// Where this node finds it; `None` for those of other nodes, and where nothing says it.
     pub cgroup: Option<CgroupName>,
 }
 
+/// Nearly always one, which then lies in its workload.
+pub type Addresses = SmallVec<[IpAddr; 1]>;
+
+/// What the replicas of one template have in common: a mesh of 100,000 pods has a few hundred.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Template {
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `spec.serviceAccountName`, `default` where elided.
+    pub service_account: Arc<str>,
+    /// The SPIFFE ID it must present.
+    pub identity: SpiffeId,
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Declared container ports, by name where they have one.
+    pub ports: Ports,
+    /// The controller's name (Deployment, Job, …); `None` where each pod goes by its own.
+    pub workload_name: Option<Arc<str>>,
+    /// `deployment`, `cronjob`, `job`, `pod`: the baggage key.
+    pub workload_type: &'static str,
+    /// `service.istio.io/canonical-name`, `app.kubernetes.io/name` or `app`; `None` where the workload's name stands for it.
+    pub canonical_name: Option<Arc<str>>,
+    /// `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, or `latest`.
+    pub canonical_revision: Arc<str>,
+}
+
+/// A few lie in their template: on an address that several workloads share, connections ask for them.
+pub type Ports = SmallVec<[ContainerPort; 2]>;
+
 /// How a workload's cgroup is told from others.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CgroupName {
     /// By its path below the cgroup root, from `signet.dev/cgroup` or `signet.dev/unit`.
     Path(Arc<str>),
@@ -83,7 +97,27 @@ impl fmt::Display for CgroupName {
     }
 }
 
+impl Deref for Workload {
+    type Target = Template;
+
+    fn deref(&self) -> &Template {
+        &self.template
+    }
+}
+
 impl Workload {
+    /// The controller's name, or the workload's own.
+    #[must_use]
+    pub fn workload_name(&self) -> &Arc<str> {
+        self.template.workload_name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// The name of the service that it is a part of, as telemetry has it.
+    #[must_use]
+    pub fn canonical_name(&self) -> &Arc<str> {
+        self.template.canonical_name.as_ref().unwrap_or_else(|| self.workload_name())
+    }
+
     /// It declares the port, by whatever name.
     pub(super) fn declares(&self, port: u16) -> bool {
         self.ports.iter().any(|declared| declared.port == port)

@@ -24,23 +24,29 @@ fn pod(name: &str, addresses: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         name: name.into(),
-        namespace: "ns".into(),
-        service_account: "sa".into(),
-        identity: SpiffeId::parse("spiffe://td/ns/ns/sa/sa").unwrap(),
+        template: template().into(),
         node: "n1".into(),
         zone: "".into(),
-        cluster: "Kubernetes".into(),
         addresses: addresses.iter().map(|a| ip(a)).collect(),
         host_network: false,
         enrolled: true,
         same_node: SameNode::Direct,
-        labels: Arc::new(BTreeMap::from([("app".into(), "x".into())])),
-        ports: Arc::new([]),
-        workload_name: "app".into(),
-        workload_type: "deployment".into(),
-        canonical_name: "app".into(),
-        canonical_revision: "latest".into(),
         cgroup: None,
+    }
+}
+
+fn template() -> Template {
+    Template {
+        namespace: "ns".into(),
+        service_account: "sa".into(),
+        identity: SpiffeId::parse("spiffe://td/ns/ns/sa/sa").unwrap(),
+        cluster: "Kubernetes".into(),
+        labels: BTreeMap::from([("app".into(), "x".into())]),
+        ports: Ports::new(),
+        workload_name: Some("app".into()),
+        workload_type: "deployment",
+        canonical_name: Some("app".into()),
+        canonical_revision: "latest".into(),
     }
 }
 

@@ -94,12 +94,12 @@ fn a_pod_is_a_workload_with_everything_that_names_it() {
     assert_eq!(workload.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!((&*workload.node, &*workload.zone, &*workload.cluster), ("n1", "eu-1a", "Kubernetes"));
     assert_eq!(
-        workload.addresses,
+        workload.addresses[..],
         ["10.0.0.7".parse::<std::net::IpAddr>().unwrap(), "fd00::7".parse().unwrap()]
     );
     assert!(workload.enrolled && !workload.host_network);
-    assert_eq!((&*workload.workload_name, &*workload.workload_type), ("web", "deployment"));
-    assert_eq!((&*workload.canonical_name, &*workload.canonical_revision), ("web", "v2"));
+    assert_eq!((&**workload.workload_name(), workload.workload_type), ("web", "deployment"));
+    assert_eq!((&**workload.canonical_name(), &*workload.canonical_revision), ("web", "v2"));
     assert_eq!(workload.cgroup, Some("pods/web".into()));
     assert_eq!(
         workload.ports.iter().map(|p| (p.name.as_deref(), p.port)).collect::<Vec<_>>(),
@@ -318,7 +318,7 @@ fn a_workload_entry_is_a_workload_of_its_machine() {
     assert_eq!(workload.uid.as_str(), "Kubernetes/networking.istio.io/WorkloadEntry/shop/db/");
     assert_eq!(workload.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/db");
     assert_eq!(workload.cgroup, Some("system.slice/postgres.service".into()));
-    assert_eq!((&*workload.node, &*workload.zone, &*workload.canonical_name), ("vm1", "eu-1b", "db"));
+    assert_eq!((&*workload.node, &*workload.zone, &**workload.canonical_name()), ("vm1", "eu-1b", "db"));
     assert_eq!(workload.ports[0].port, 5432);
 }
 

@@ -100,7 +100,7 @@ impl Scene {
 }
 
 fn workload(name: &str, address: &str, enrolled: bool) -> Arc<Workload> {
-    let addresses = vec![address.parse().unwrap()];
+    let addresses = [address.parse().unwrap()].into();
     Arc::new(Workload { addresses, enrolled, ..(*testing::workload(name)).clone() })
 }
 

@@ -169,9 +169,9 @@ impl End {
         let principal = Principal(party.identity.clone());
         if let Some(workload) = &party.workload {
             return Self {
-                workload: Some(&workload.workload_name).into(),
+                workload: Some(workload.workload_name()).into(),
                 namespace: Some(&workload.namespace).into(),
-                canonical_name: Some(&workload.canonical_name).into(),
+                canonical_name: Some(workload.canonical_name()).into(),
                 canonical_revision: Some(&workload.canonical_revision).into(),
                 cluster: Some(&workload.cluster).into(),
                 principal,

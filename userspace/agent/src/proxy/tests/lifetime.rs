@@ -17,7 +17,7 @@ use crate::mtls::Endpoint;
 use crate::proxy::accept::Accepted;
 use crate::proxy::testing::{DEADLINE, Echo, Node, Pod, assert_reset, ping, until};
 use crate::proxy::{inbound, outbound};
-use crate::state::{Event, Workload};
+use crate::state::{Event, Template, Workload};
 
 #[tokio::test]
 async fn a_live_connection_that_loses_its_permit_is_reset() {
@@ -51,7 +51,8 @@ async fn labels_that_change_under_a_live_connection_are_asked_anew() {
     let pair = Pair::new().await;
     let labelled = |app: &str| {
         let labels = [("app".to_owned(), app.to_owned())];
-        let workload = Workload { labels: Arc::new(labels.into()), ..Workload::clone(&pair.server.workload) };
+        let template = Template { labels: labels.into(), ..Template::clone(&pair.server.workload) }.into();
+        let workload = Workload { template, ..Workload::clone(&pair.server.workload) };
         Event::Workload(workload.into())
     };
     pair.apply(&labelled("other"));

@@ -6,7 +6,7 @@ use super::{Pair, deny_all, needs_privileges, service};
 use crate::addr::OUTBOUND_PORT;
 use crate::proxy::connections::Path;
 use crate::proxy::testing::{Echo, assert_reset, ping, until, unused_address};
-use crate::state::{Endpoint, EndpointSlice, Event, ServicePort};
+use crate::state::{Endpoint, EndpointSlice, Event, ServicePort, Template, Workload};
 
 const MTLS: &str = "connection_security_policy=\"mutual_tls\"";
 const CLIENT: &str = "spiffe://cluster.local/ns/ns/sa/client";
@@ -144,8 +144,9 @@ async fn a_destination_outside_the_mesh_is_reached_in_clear() {
 async fn a_server_with_another_identity_gets_no_connection() {
     needs_privileges!();
     let pair = Pair::new().await;
-    let mut claimed = (*pair.server.workload).clone();
-    claimed.identity = pair.client.workload.identity.clone();
+    let identity = pair.client.workload.identity.clone();
+    let template = Template { identity, ..Template::clone(&pair.server.workload) }.into();
+    let claimed = Workload { template, ..Workload::clone(&pair.server.workload) };
     pair.near.apply(&Event::Workload(claimed.into()));
     assert_reset(pair.near.connect(&pair.client, pair.app.address).await).await;
     until("the outcome is written", || pair.is_quiet()).await;

@@ -54,7 +54,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             .locals
             .values()
             .filter(captured)
-            .flat_map(|local| local.workload.addresses.clone())
+            .flat_map(|local| local.workload.addresses.iter().copied())
             .collect();
         let is_here = |endpoint: SocketAddr| here.contains(&endpoint.ip());
         let candidates = self.state.candidates(&self.options.zone, is_here).into_iter();

@@ -10,8 +10,8 @@ fn client() -> Workload {
     Workload {
         uid: WorkloadUid::new("uid-client"),
         name: text("client"),
-        identity: SpiffeId::parse("spiffe://cluster.local/ns/ns/sa/client").unwrap(),
-        addresses: vec!["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()],
+        template: template("client").into(),
+        addresses: vec!["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()].into(),
         cgroup: Some("client".into()),
         ..web()
     }

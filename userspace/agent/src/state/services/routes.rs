@@ -35,9 +35,13 @@ impl Routes {
     pub(super) fn of<'a>(service: Arc<Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
         let ready = usable(&service, slices);
         let of_port = |port: &ServicePort| {
-            let number = port.port;
-            let groups = ready.get(&*port.name).cloned().unwrap_or_default();
-            groups.into_iter().map(move |group| Group { port: number, ..group })
+            let (port, grouped) = (port.port, ready.get(&*port.name));
+            grouped.into_iter().flatten().map(move |((ipv6, zone), endpoints)| Group {
+                port,
+                ipv6: *ipv6,
+                zone: Arc::clone(zone),
+                endpoints: endpoints.iter().copied().collect(),
+            })
         };
         let groups = service.ports.iter().flat_map(of_port).collect();
         Self { service, groups }
@@ -106,11 +110,11 @@ fn all<'a>(groups: impl Iterator<Item = &'a Group> + Clone) -> impl Iterator<Ite
     groups.flat_map(|group| &group.endpoints).map(|(address, port)| SocketAddr::new(*address, *port))
 }
 
-/// By port name; the VIP's port is not known here.
+/// By the port's name.
 fn usable<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-) -> BTreeMap<&'a str, Vec<Group>> {
+) -> BTreeMap<&'a str, Grouped> {
     let mut ports: BTreeMap<&str, [Vec<Candidate<'a>>; 2]> = BTreeMap::new();
     for slice in slices {
         for port in &slice.ports {
@@ -120,11 +124,11 @@ fn usable<'a>(
             }
         }
     }
-    let of_port = |(name, families): (_, [Vec<_>; 2])| (name, groups(service, families));
+    let of_port = |(name, families): (_, [Vec<_>; 2])| (name, grouped(service, families));
     ports.into_iter().map(of_port).collect()
 }
 
-fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Vec<Group> {
+fn grouped(service: &Service, families: [Vec<Candidate<'_>>; 2]) -> Grouped {
     let mut grouped = Grouped::new();
     for candidates in families {
         let chosen = topology::choose(service, candidates);
@@ -135,13 +139,7 @@ fn groups<'a>(service: &Service, families: [Vec<Candidate<'a>>; 2]) -> Vec<Group
             grouped.entry(group).or_default().insert((endpoint.address, port));
         }
     }
-    let group = |((ipv6, zone), endpoints): ((bool, Arc<str>), BTreeSet<_>)| Group {
-        port: 0,
-        ipv6,
-        zone,
-        endpoints: endpoints.into_iter().collect(),
-    };
-    grouped.into_iter().map(group).collect()
+    grouped
 }
 
 /// A random one, or the next that has not just failed.

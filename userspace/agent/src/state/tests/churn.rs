@@ -15,10 +15,9 @@ fn replicas_share_what_their_template_says() {
         Event::Workload(pod("u2", &["10.0.0.2"]).into()),
     ]);
     let [a, b] = ["u1", "u2"].map(|u| state.workload(&uid(u)).unwrap());
-    assert!(Arc::ptr_eq(&a.labels, &b.labels));
-    assert!(Arc::ptr_eq(&a.ports, &b.ports));
-    assert!(Arc::ptr_eq(&a.namespace, &b.namespace));
-    assert!(std::ptr::eq(a.identity.as_str(), b.identity.as_str()));
+    assert!(Arc::ptr_eq(&a.template, &b.template));
+    assert!(Arc::ptr_eq(&a.node, &b.node));
+    assert!(Arc::ptr_eq(&a.zone, &b.zone));
 }
 
 proptest! {
@@ -52,7 +51,7 @@ proptest! {
 prop_compose! {
     fn some_workload()(
         name in select(&["u1", "u2", "u3"]),
-        addresses in vec(address(), 0..3),
+        addresses in vec(address(), 0..3).prop_map(Addresses::from),
         host_network in any::<bool>(),
         enrolled in any::<bool>(),
     ) -> Workload {

@@ -62,11 +62,9 @@ fn what_is_inside_the_cluster_and_not_told_of_is_awaited() {
     assert_eq!(target(&state, VIP, 80), "awaited Pods 10.0.0.1 of web");
     state.apply(&Event::Workload(pod("u1", &["10.0.0.1"]).into()));
     assert_eq!(target(&state, VIP, 80), "workload u1 10.0.0.1:8080 of web");
-    let host = Workload {
-        host_network: true,
-        ports: [ContainerPort { name: None, port: 80 }].into(),
-        ..pod("u2", &["10.0.0.9"])
-    };
+    let ports = [ContainerPort { name: None, port: 80 }].into_iter().collect();
+    let template = Template { ports, ..template() }.into();
+    let host = Workload { host_network: true, template, ..pod("u2", &["10.0.0.9"]) };
     state.apply(&Event::Workload(host.into()));
     assert_eq!(target(&state, "10.0.0.9", 81), "unknown");
     state.apply(&Event::RangesGone(RangeKind::Pods, "r".into()));

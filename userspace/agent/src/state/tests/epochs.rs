@@ -11,10 +11,11 @@ fn what_policies_look_at_moves_the_epoch_and_nothing_else_does() {
     assert!(!state.apply(&Event::Workload(first.clone().into())));
     assert!(!state.apply(&Event::Workload(first.clone().into())));
     assert!(!state.apply(&Event::Workload(Workload { zone: "z".into(), ..first.clone() }.into())));
-    let labels = Arc::new(BTreeMap::from([("app".into(), "y".into())]));
-    assert!(state.apply(&Event::Workload(Workload { labels, ..first.clone() }.into())));
+    let template = Template { labels: BTreeMap::from([("app".into(), "y".into())]), ..template() }.into();
+    assert!(state.apply(&Event::Workload(Workload { template, ..first.clone() }.into())));
     let identity = SpiffeId::parse("spiffe://td/ns/ns/sa/other").unwrap();
-    assert!(state.apply(&Event::Workload(Workload { identity, ..first.clone() }.into())));
+    let template = Template { identity, ..super::template() }.into();
+    assert!(state.apply(&Event::Workload(Workload { template, ..first.clone() }.into())));
     assert!(state.apply(&Event::Workload(Workload { enrolled: false, ..first }.into())));
     assert!(!state.apply(&Event::Service(service("web", VIP, &[("http", 80)]))));
     assert!(!state.apply(&Event::Synced));

@@ -65,7 +65,8 @@ fn a_host_network_workload_that_declares_no_port_may_be_meant_by_any() {
 
 fn host(name: &str, ports: &[u16]) -> Workload {
     let ports = ports.iter().map(|port| ContainerPort { name: None, port: *port }).collect();
-    Workload { host_network: true, ports, ..pod(name, &[NODE]) }
+    let template = Template { ports, ..template() }.into();
+    Workload { host_network: true, template, ..pod(name, &[NODE]) }
 }
 
 fn uids(state: &State, address: &str) -> Vec<String> {

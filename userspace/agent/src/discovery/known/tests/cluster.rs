@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::discovery::Origin;
-use crate::state::CgroupName;
+use crate::state::{CgroupName, State};
 
 fn cluster() -> Known {
     let origin = Origin::Cluster { node: "n1".into() };
@@ -124,6 +124,22 @@ fn a_cgroup_is_kubelets_whatever_the_pod_says_and_only_on_its_own_node() {
 }
 
 #[test]
+fn the_view_keeps_the_very_copy_of_the_source() {
+    let (mut known, state) = (cluster(), State::new("istio-system"));
+    for yaml in [pod("a"), namespace("enabled"), pod("b"), NODE.into(), namespace("disabled")] {
+        for event in put(&mut known, &yaml) {
+            state.apply(&event);
+        }
+    }
+    for name in ["a", "b"] {
+        let entry = known.entries.take(testing::document(&pod(name)).key()).expect("it is in force");
+        let Fact::Workload(kept) = entry.fact else { panic!("{entry:?}") };
+        assert_eq!((&*kept.zone, kept.enrolled), ("eu-1a", false));
+        assert!(Arc::ptr_eq(&kept, &state.workload(&kept.uid).expect("it was told")), "{name}");
+    }
+}
+
+#[test]
 fn what_is_gone_leaves_nothing() {
     let mut known = cluster();
     let all = [namespace("enabled"), pod("a"), pod("b"), NODE.into(), DENY.into()];
@@ -135,6 +151,6 @@ fn what_is_gone_leaves_nothing() {
     for yaml in &all {
         gone(&mut known, yaml);
     }
-    assert!(known.entries.is_empty() && known.on_node.is_empty() && known.faults.is_empty());
+    assert!(known.entries.is_empty() && known.faults.is_empty());
     assert!(known.pool.is_empty());
 }
