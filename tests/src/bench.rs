@@ -120,7 +120,9 @@ impl Bench<'_> {
 
     /// Before any load, since an engine is fresh only once; and so across the nodes alone, where every engine is.
     fn memory(&mut self, contenders: &[Contender<'_>]) -> Vec<Sample> {
-        for contender in contenders.iter().filter(|contender| contender.has_memory()) {
+        let with_memory = || contenders.iter().filter(|contender| contender.has_memory());
+        memory::wait_until_settled(with_memory());
+        for contender in with_memory() {
             let taken = memory::measure(contender, &self.options.idle);
             let shown = self.keep("memory", 0, contender.name, contender.path, taken);
             self.progress.say(&format!("memory: {shown}"));

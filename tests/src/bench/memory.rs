@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -42,6 +44,26 @@ impl Memory {
             line.trim().strip_suffix(" kB")?.parse::<u32>().ok().map(f64::from)
         };
         Some(Self { resident: kib("VmRSS:")?, anonymous: kib("RssAnon:")? })
+    }
+}
+
+/// Waits until no engine gives back any more of what starting took, or for long enough.
+pub(super) fn wait_until_settled<'a>(contenders: impl Iterator<Item = &'a Contender<'a>> + Clone) {
+    let resident = || -> Result<f64> {
+        let each = contenders.clone().map(|contender| {
+            contender.wait_until_quiet();
+            Ok(contender.memory()?.iter().map(|memory| memory.resident).sum::<f64>())
+        });
+        each.sum()
+    };
+    let mut before = f64::INFINITY;
+    for _ in 0..SETTLED_LOOKS {
+        let Ok(now) = resident() else { return };
+        if now >= before {
+            return;
+        }
+        before = now;
+        sleep(BETWEEN_LOOKS);
     }
 }
 
@@ -91,6 +113,9 @@ fn sizes(measure: &str, ends: &[Memory]) -> Vec<Figure> {
     vec![figure("", most(|end| end.resident)), figure("_anonymous", most(|end| end.anonymous))]
 }
 
+/// Longer than a heartbeat of the engine, which gives back at its second one without a load.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(4);
+const SETTLED_LOOKS: usize = 4;
 const ENDS: [&str; 2] = ["client", "server"];
 
 #[cfg(test)]

@@ -63,8 +63,20 @@ impl Kubectl {
     /// # Errors
     /// The API server refused.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        let arguments = ["apply", "--server-side", "--force-conflicts", "--validate=strict", "--filename=-"];
-        let mut command = self.command(&arguments);
+        self.apply_with(&["--validate=strict"], manifests)
+    }
+
+    /// Applies the `status` of manifests, as a controller would.
+    ///
+    /// # Errors
+    /// The API server refused.
+    pub fn apply_status(&self, manifests: &str) -> Result<()> {
+        self.apply_with(&["--subresource=status"], manifests)
+    }
+
+    fn apply_with(&self, options: &[&str], manifests: &str) -> Result<()> {
+        let arguments = ["apply", "--server-side", "--force-conflicts", "--filename=-"];
+        let mut command = self.command(&[&arguments, options].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run kubectl")?;
         child.stdin.take().expect("piped above").write_all(manifests.as_bytes())?;

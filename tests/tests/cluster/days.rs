@@ -10,7 +10,7 @@ use signet_testkit::cluster::{Cluster, Kubectl, Node, Release};
 use crate::footprint::Footprint;
 use crate::shared::{self, WITHIN};
 use crate::turns::{Turn, Turns};
-use crate::{lacking, roll};
+use crate::{churn, lacking, roll};
 
 /// A release of the chart on a cluster of its own.
 pub(crate) struct Installed {
@@ -69,5 +69,7 @@ pub(crate) fn end() {
     TURNS.end();
 }
 
-const IMAGE: &str = "signet-workload";
-static TURNS: Turns<Installed> = Turns::new(roll::TESTS.len() + lacking::TESTS.len(), Installed::start);
+/// The tests' image.
+pub(crate) const IMAGE: &str = "signet-workload";
+static TURNS: Turns<Installed> =
+    Turns::new(churn::TESTS.len() + roll::TESTS.len() + lacking::TESTS.len(), Installed::start);

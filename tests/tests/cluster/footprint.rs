@@ -1,5 +1,5 @@
-//! What an engine holds on its node: entries of the kernel programs' maps, pins, workloads, SVIDs, connections. What pods have
-//! brought must be gone with them.
+//! What an engine holds on its node: entries of the kernel programs' maps, pins, workloads, SVIDs, connections; and
+//! what that takes: tasks, descriptors, memory. What pods have brought must be gone with them.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,39 @@ use crate::shared::WITHIN;
 #[derive(Clone, Debug)]
 pub(crate) struct Footprint {
     held: BTreeMap<String, u64>,
+    size: Size,
+}
+
+/// What it takes, or may take more than before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Of the runtime.
+    pub(crate) tasks: u64,
+    /// Open files.
+    pub(crate) descriptors: u64,
+    /// Resident KiB.
+    pub(crate) resident: u64,
+}
+
+impl Size {
+    /// For an engine that is another process than before.
+    pub(crate) const ANY: Self = Self { tasks: u64::MAX, descriptors: u64::MAX, resident: u64::MAX };
+
+    fn of(metrics: &Metrics) -> Self {
+        let whole = |name| metrics.sum(name, &[]) as u64;
+        Self {
+            tasks: whole("tokio_num_alive_tasks"),
+            descriptors: whole("process_open_fds"),
+            resident: whole("process_resident_memory_bytes") / 1024,
+        }
+    }
+
+    fn is_within(self, before: Self, more: Self) -> bool {
+        let fits = |now, before: u64, more| now <= before.saturating_add(more);
+        fits(self.tasks, before.tasks, more.tasks)
+            && fits(self.descriptors, before.descriptors, more.descriptors)
+            && fits(self.resident, before.resident, more.resident)
+    }
 }
 
 impl Footprint {
@@ -30,17 +63,18 @@ impl Footprint {
             let count = counts[what].as_u64().with_context(|| format!("no {what} in {counts}"))?;
             held.insert(what.to_owned(), count);
         }
-        Ok(Self { held })
+        Ok(Self { held, size: Size::of(&metrics) })
     }
 
-    /// Waits until the engine of a node holds no more than this.
-    pub(crate) fn wait_for_return(&self, signet: &Release, node: &Node) -> Result<()> {
-        wait::until(&format!("the engine of {} holds what it held", node.name()), WITHIN, || {
+    /// Waits until the engine of a node holds no more than this, and takes at most `more` than it took; returns how it is then.
+    pub(crate) fn wait_for_return(&self, signet: &Release, node: &Node, more: Size) -> Result<Self> {
+        wait::until(&format!("the engine of {} holds what it held", node.name()), WITHIN * 2, || {
             let now = Self::of(signet, node)?;
             let is_back =
                 |(what, now): (&String, &u64)| self.held.get(what).is_some_and(|before| now <= before);
             ensure!(now.held.iter().all(is_back), "now {:?}, before {:?}", now.held, self.held);
-            Ok(())
+            ensure!(now.size.is_within(self.size, more), "now {:?}, before {:?}", now.size, self.size);
+            Ok(now)
         })
     }
 }

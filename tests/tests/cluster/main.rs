@@ -6,6 +6,7 @@ mod bad_days;
 mod ca;
 mod ca_outages;
 mod chart;
+mod churn;
 mod corpus;
 mod crds;
 mod dashboard;
@@ -62,6 +63,7 @@ const TABLES: &[&[Test]] = &[
     earlier::TESTS,
     bad_days::TESTS,
     roll::TESTS,
+    churn::TESTS,
     ca::TESTS,
     ca_outages::TESTS,
     chart::TESTS,

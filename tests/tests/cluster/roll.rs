@@ -10,6 +10,7 @@ use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
 use crate::days::{self, Installed};
+use crate::footprint::Size;
 use crate::shared::{VERSION, WITHIN};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(
@@ -40,7 +41,7 @@ fn a_roll_under_500_connections_keeps_the_direct_ones_and_leaves_none_hanging() 
     ensure!(packets.tls_records() > 0, "no TLS on the link");
     day.kubectl().run(&["delete", "namespace", NAMESPACE, "--wait"])?;
     for (before, node) in before.iter().zip(day.cluster.nodes()) {
-        before.wait_for_return(&day.signet, node)?;
+        before.wait_for_return(&day.signet, node, Size::ANY)?;
     }
     Ok(())
 }

@@ -73,6 +73,7 @@ impl Ca {
         metrics.set_issuer_expiry(issuer.expires());
         let mut background = JoinSet::new();
         let inventory = inventory(config, cluster.as_ref(), &mut background).await?;
+        registry.register_collector(Box::new(inventory.clone()));
         let verifier = Verifier::open(&config.tokens, api_server, &inventory, &metrics)?;
         let serving = serve_tls(config, &issuer, &metrics, &mut background)?;
         if let Some(cluster) = &cluster {

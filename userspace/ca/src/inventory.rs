@@ -7,6 +7,7 @@
 
 mod files;
 mod live;
+mod metrics;
 mod pods;
 
 use std::collections::{BTreeMap, HashMap};
@@ -97,6 +98,12 @@ impl Inventory {
 impl Reader {
     fn of(known: watch::Receiver<Inventory>, live: Option<Arc<Live>>) -> Self {
         Self { known, live }
+    }
+
+    /// How many workloads, and how many pairs of an identity and a node that may ask for it.
+    fn size(&self) -> (usize, usize) {
+        let known = self.known.borrow();
+        (known.placements.len(), known.nodes.values().map(HashMap::len).sum())
     }
 
     /// Whether a workload of that service account is on that node. A node may hear of a pod a moment before the CA does:
