@@ -2,42 +2,61 @@
 //!
 //! Loading the programs takes several times the heap that the engine goes on with, and code (parsers, the loader, the command
 //! line) that it does not run again. glibc would keep the one, and the kernel has mapped the other, with what lies around it,
-//! for as long as the process lives: both are given back. What is needed again after all costs a page fault that finds its
-//! page in memory.
+//! for as long as the process lives: both are given back. So is what a load has left, once the engine has gone idle: after
+//! thousands of connections the heap, after the first one the code of handshakes. What is needed again after all costs a page
+//! fault that finds its page in memory.
 //!
 //! A large inventory is looked up all over, and on small pages most of a look-up is the processor's search for where a page
 //! is. So once the heap is large it is put into huge pages, those parts of it that are full already: that costs no memory.
 
 mod huge;
 mod memory;
+mod used;
 
 pub use memory::Memory;
 #[cfg(target_env = "gnu")]
 use memory::PAGE;
+use used::Used;
 
 /// Gives back and puts in order; whoever has a heartbeat asks it to at each.
 #[derive(Debug)]
 pub struct Footprint {
     loads: Loads,
+    /// What had been used at the last heartbeat.
+    used: Used,
     /// Bytes of anonymous memory when it was last put into huge pages.
     consolidated: u64,
 }
 
-/// How long ago something was loaded, in heartbeats.
+/// How long ago something was loaded or done, in heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loads {
     /// Since the last one.
     Now,
-    /// One ago: what follows a load (an SVID, the first look at maps) still goes on.
+    /// One ago: what follows a load (an SVID, the first look at maps) may still go on.
     Lately,
-    /// What it took has been given back.
+    /// What it took has just been given back: what is needed all the same comes back now.
+    GivenBack,
+    /// It has come back.
     Past,
+}
+
+impl Loads {
+    /// After another heartbeat, before which the process has worked or waited.
+    fn next(self, has_worked: bool) -> Self {
+        match (self, has_worked) {
+            (Self::GivenBack, _) | (Self::Past, false) => Self::Past,
+            (_, true) => Self::Now,
+            (Self::Now, false) => Self::Lately,
+            (Self::Lately, false) => Self::GivenBack,
+        }
+    }
 }
 
 /// That of a process which has just started.
 impl Default for Footprint {
     fn default() -> Self {
-        Self { loads: Loads::Now, consolidated: 0 }
+        Self { loads: Loads::Now, used: Used::default(), consolidated: 0 }
     }
 }
 
@@ -47,17 +66,15 @@ impl Footprint {
         self.loads = Loads::Now;
     }
 
-    /// Gives back what loading took, once nothing was loaded for a whole heartbeat; and puts the heap into huge pages when it
-    /// has become large, or half as large again.
+    /// Gives back what loading and working took, once nothing was loaded or done for a whole heartbeat; and puts the heap into
+    /// huge pages when it has become large, or half as large again.
     pub fn heartbeat(&mut self) {
-        self.loads = match self.loads {
-            Loads::Now => Loads::Lately,
-            Loads::Lately => {
-                settle();
-                Loads::Past
-            }
-            Loads::Past => Loads::Past,
-        };
+        let used = Used::now();
+        let has_worked = used.is_work_since(std::mem::replace(&mut self.used, used));
+        self.loads = self.loads.next(has_worked);
+        if self.loads == Loads::GivenBack {
+            settle();
+        }
         let anonymous = Memory::now().map_or(0, |now| now.anonymous);
         if anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
             huge::consolidate();
@@ -111,17 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_heartbeat_without_a_load_must_pass() {
-        let mut footprint = Footprint::default();
-        for expected in [Loads::Lately, Loads::Past, Loads::Past] {
-            footprint.heartbeat();
-            assert_eq!(footprint.loads, expected);
-        }
-        footprint.loaded();
-        footprint.heartbeat();
-        footprint.loaded();
-        footprint.heartbeat();
-        assert_eq!(footprint.loads, Loads::Lately);
+    fn a_whole_heartbeat_without_work_must_pass() {
+        let mut loads = Loads::Now;
+        let mut after = |has_worked| {
+            loads = loads.next(has_worked);
+            loads
+        };
+        assert_eq!([false, true, false].map(&mut after), [Loads::Lately, Loads::Now, Loads::Lately]);
+        assert_eq!(after(false), Loads::GivenBack);
+        // What it takes to go on is no work.
+        assert_eq!([true, false, false].map(&mut after), [Loads::Past; 3]);
+        assert_eq!([true, false, false].map(&mut after), [Loads::Now, Loads::Lately, Loads::GivenBack]);
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.

@@ -170,7 +170,7 @@ fn options() -> DiscoveryOptions {
 /// Anonymous memory, once what loading took has been given back, as an engine does.
 fn settled_bytes() -> u64 {
     let mut footprint = Footprint::default();
-    (0..3).for_each(|_| footprint.heartbeat());
+    (0..4).for_each(|_| footprint.heartbeat());
     Memory::now().expect("every Linux process has it").anonymous
 }
 

@@ -52,7 +52,9 @@ pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted
             None
         }
         (Spoken::Native(tunnel), client) => {
-            Box::pin(Requests { context, sandbox, tunnel, client, place }.serve(None)).await
+            // Boxed twice: what it is about moves with it, and what it does is larger than the task should be.
+            let requests = Box::new(Requests { context, sandbox, tunnel, client, place });
+            Box::pin(requests.serve(None)).await
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Requests {
 impl Requests {
     /// Serves a tunnel, `first` where it has been asked for already, until its client closes it, something ends other than
     /// in order, or it moves.
-    pub(super) async fn serve(mut self, first: Option<Box<Open>>) -> Option<Moved> {
+    pub(super) async fn serve(mut self: Box<Self>, first: Option<Box<Open>>) -> Option<Moved> {
         let mut asked = first;
         loop {
             let open = match asked.take() {
@@ -43,7 +43,7 @@ impl Requests {
                     open
                 }
             };
-            let Self { context, sandbox, tunnel, client, .. } = &mut self;
+            let Self { context, sandbox, tunnel, client, .. } = &mut *self;
             serve_one(context, sandbox, tunnel, client, open).await.ok()?;
         }
     }
@@ -51,7 +51,8 @@ impl Requests {
     /// The next request; `None` where there is none that can be served.
     async fn next(&mut self) -> Option<Box<Open>> {
         self.place.rest();
-        let next = next(&self.context, &mut self.tunnel).await;
+        // Boxed: with its timer it is what the task would hold for as long as it serves.
+        let next = Box::pin(next(&self.context, &mut self.tunnel)).await;
         self.place.resume();
         match next {
             Ok(Some(_)) if self.client.is_expired() => {
@@ -68,7 +69,7 @@ impl Requests {
     }
 
     /// The request is served at another place, and what comes after it.
-    fn moved(mut self, place: Place, open: Box<Open>) -> Moved {
+    fn moved(mut self: Box<Self>, place: Place, open: Box<Open>) -> Moved {
         let runtime = place.runtime().clone();
         self.place = place;
         let rest = Box::pin(async move {
