@@ -13,8 +13,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-use crate::footprint::Memory;
-
 /// The process and its runtimes.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -41,7 +39,7 @@ fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     if let Some(max) = max_fds() {
         gauge(encoder, "process_max_fds", "Maximum number of open file descriptors", max)?;
     }
-    if let Some(bytes) = Memory::now().and_then(|now| i64::try_from(now.resident).ok()) {
+    if let Some(bytes) = resident_bytes() {
         let name = "process_resident_memory";
         let metric =
             encoder.encode_descriptor(name, "Resident memory size", Some(&Unit::Bytes), MetricType::Gauge)?;
@@ -97,6 +95,13 @@ fn max_fds() -> Option<i64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// `VmRSS`, in kB, proc_pid_status(5).
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<i64>().ok()?.saturating_mul(1024))
 }
 
 /// `utime` and `stime`, fields 14 and 15 of proc_pid_stat(5), in clock ticks.

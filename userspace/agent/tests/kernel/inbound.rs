@@ -132,8 +132,9 @@ fn a_restarted_engine_takes_its_namespaces_over() {
     accept(&engine.plaintext);
 }
 
-/// A hostNetwork workload: it is enrolled below a node whose own namespace is `shared`.
+/// A hostNetwork workload: it is enrolled below a node whose own namespace is `shared`, with an engine that lives.
 fn share(node: &mut Node, pod: &Pod, shared: &Netns) {
+    node.kernel.heartbeat().unwrap();
     put_shared(node, pod, shared, CaptureState::Redirect);
 }
 

@@ -279,7 +279,11 @@ fn every_connection_takes_its_record_with_it() {
     });
     let connect = || {
         for number in 0..CONNECTIONS {
-            let stream = TcpStream::connect("10.9.9.9:80")?;
+            let stream = match TcpStream::connect("10.9.9.9:80") {
+                // On a busy machine it overtakes the connect that it is about.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && number % 3 == 2 => continue,
+                connected => connected?,
+            };
             if number % 3 != 1 {
                 // The end of the file, or the reset.
                 let _ = io::copy(&mut &stream, &mut io::sink());

@@ -1,9 +1,9 @@
 //! Tunnels at rest, of the whole node, for the next application connection between the same two workloads.
 //!
 //! A tunnel is found by the two workloads, the address and the SVID it was made with, as HBONE's connections are, so
-//! neither a reused pod IP nor a rotated key ever meets an old one; each worker has its own; one whose proof has expired is given to nobody. The last
-//! one that came is given away first, so that those which are too many grow old and go. All of them are watched by one
-//! task, which hears of a peer that closes or leaves: nothing waits at a tunnel that nobody uses.
+//! neither a reused pod IP nor a rotated key ever meets an old one; each worker has its own; one whose proof has expired is
+//! given to nobody. The last one that came is given away first, so that those which are too many grow old and go. All of them
+//! are watched by one task, which hears of a peer that closes or leaves: nothing waits at a tunnel that nobody uses.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
