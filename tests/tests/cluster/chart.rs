@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
     every_manifest_passes_the_api_servers_strict_dry_run,
     no_role_has_a_wildcard,
     a_misspelt_value_is_refused_and_named,
+    values_that_contradict_each_other_are_refused_and_named,
     signetd_takes_the_configuration_that_is_rendered,
     the_chart_has_the_version_of_the_programs,
 );
@@ -72,12 +73,39 @@ fn a_misspelt_value_is_refused_and_named() -> Result<()> {
         ("ca.replicas=0", "replicas"),
         ("signetd.svidTtl=soon", "svidTtl"),
         ("mesh.podRanges={10.0.0.0}", "podRanges"),
+        ("mesh.podRanges={10.0.0.0/33}", "podRanges"),
+        ("mesh.podRanges={fd00::/129}", "podRanges"),
         ("mesh.outboundTrafficPolicy=ALLOW", "outboundTrafficPolicy"),
         ("ca.enabled=false", "ca.address"),
     ] {
-        let Err(error) = helm.template(None, &[value]) else { bail!("{value} was taken") };
-        ensure!(format!("{error:#}").contains(named), "{value}: {error:#}");
+        is_refused(&helm, &[value], named)?;
     }
+    Ok(())
+}
+
+fn values_that_contradict_each_other_are_refused_and_named() -> Result<()> {
+    let helm = Helm::new(&*shared::cluster()?)?;
+    for (values, named) in [
+        (&["signetd.drain=30s"][..], "terminationGracePeriodSeconds"),
+        (&["signetd.drain=1m", "signetd.terminationGracePeriodSeconds=60"], "signetd.drain is 1m"),
+        (&["signetd.svidTtl=25h"], "ca.maxSvidTtl"),
+        (&["ca.maxSvidTtl=1h"], "signetd.svidTtl is 24h"),
+    ] {
+        is_refused(&helm, values, named)?;
+    }
+    for values in [
+        &["signetd.drain=1m 30s", "signetd.terminationGracePeriodSeconds=91"][..],
+        &["signetd.svidTtl=30m", "ca.maxSvidTtl=0h 30m"],
+        &["ca.enabled=false", "ca.address=https://ca:15012", "signetd.svidTtl=48h"],
+    ] {
+        helm.template(None, values)?;
+    }
+    Ok(())
+}
+
+fn is_refused(helm: &Helm, values: &[&str], named: &str) -> Result<()> {
+    let Err(error) = helm.template(None, values) else { bail!("{values:?} was taken") };
+    ensure!(format!("{error:#}").contains(named), "{values:?}: {error:#}");
     Ok(())
 }
 
