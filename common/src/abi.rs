@@ -309,6 +309,8 @@ pub const LISTENER_HBONE: u32 = 1;
 
 /// Outbound capture, on loopback in each workload's network namespace.
 pub const OUTBOUND_PORT: u16 = 15001;
+/// Inbound plaintext capture, on loopback in each workload's network namespace.
+pub const PLAINTEXT_PORT: u16 = 15006;
 /// HBONE (istio/ztunnel `ARCHITECTURE.md`).
 pub const HBONE_PORT: u16 = 15008;
 

@@ -257,6 +257,20 @@ pub const fn is_held(capture: Capture, listens: bool, engine_awaited: bool) -> b
     }
 }
 
+/// Whether a SYN from outside is dropped for now, and so sent again in a moment: it is for an application whose engine does
+/// not listen and is [awaited](PATIENCE). Those for the engine itself are refused: they come from other engines, which
+/// know more endpoints, and wait by themselves. `is_admitted`: the SYN passes the engine.
+#[inline(always)]
+#[must_use]
+pub fn is_kept_outside(
+    port: u16,
+    is_admitted: impl FnOnce() -> bool,
+    listens: impl FnOnce() -> bool,
+    engine_awaited: bool,
+) -> bool {
+    port != HBONE_PORT && engine_awaited && !is_admitted() && !listens()
+}
+
 /// For how many engine timeouts after its last heartbeat an engine that does not listen is awaited: it may drain, and its
 /// pod be replaced. One that listens and gives no heartbeat for a single one hangs, and nobody waits for it.
 pub const PATIENCE: u64 = 4;

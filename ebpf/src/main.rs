@@ -9,6 +9,7 @@
 //! | `egress` | cgroup `skb/egress` | drops what was captured and leaves another way; `wait` holds SYNs until the engine listens |
 //! | `unprotected` | cgroup `sendmsg4/6`, `sock_create` | counts or denies what is not TCP |
 //! | `steer` | `sk_lookup` | sends SYNs from outside to the engine's listeners, those of direct flows to the application |
+//! | `hold` | `tcx/ingress` | holds SYNs from outside until the engine listens |
 //! | `cgroups` | raw tracepoints `cgroup_mkdir/rmdir` | tells of cgroups |
 //!
 //! `maps` has the maps, `caller` the walk up the cgroups. All loops are bounded and nothing needs a helper that Linux
@@ -24,6 +25,7 @@ mod connect;
 mod direct;
 mod egress;
 mod flow;
+mod hold;
 mod maps;
 mod peername;
 mod probe;

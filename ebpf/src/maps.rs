@@ -8,11 +8,11 @@
 //! | `SOCKETS` | `connect`, `flow`, `direct` | `egress`, `flow`, `direct`, `peername` | with its socket |
 //! | `EPOCH` | signetd | `connect`, `direct` | never; it only grows |
 //! | `PERMITS` | signetd; `connect` marks the used | `connect`, signetd | signetd removes it |
-//! | `DIRECT` | `direct`, `steer` | `direct`, `steer`, `peername`, signetd | with its client's socket |
+//! | `DIRECT` | `direct`, `steer` | `direct`, `steer`, `hold`, `peername`, signetd | with its client's socket |
 //! | `DIRECT_EVENTS` | `direct` | signetd | when it is read |
 //! | `SERVICES` | signetd | `service` | signetd removes it |
 //! | `NETNS` | signetd, one map per namespace | `steer` | with its program |
-//! | `FLOWS` | `flow`, `probe`, `wait` | `peername`, `steer`, signetd | when the connection ends; signetd removes a gone workload's, and when it starts all but the kubelet's |
+//! | `FLOWS` | `flow`, `probe`, `wait` | `peername`, `steer`, `hold`, signetd | when the connection ends; signetd removes a gone workload's, and when it starts all but the kubelet's |
 //! | `BOUND` | `bind`, `flow` | `flow` | with its socket |
 //! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | signetd removes a gone workload's |
 //! | `LISTENERS` | signetd, one map per namespace | `steer` | when the listener closes |

@@ -41,7 +41,8 @@ pub fn hurry(ctx: &SockOpsContext, captured: &Captured) {
 pub fn rescued(ctx: &SockAddrContext, current: &Current, destination: Address) -> Caller {
     match (current.caller, current.workload) {
         (Caller::Stranded, Some(workload))
-            if engine_is_awaited() && !listens(ctx.sock_addr.cast(), destination.as_v4().is_some()) =>
+            if engine_is_awaited()
+                && !listens(ctx.sock_addr.cast(), OUTBOUND_PORT, destination.as_v4().is_some()) =>
         {
             Caller::Workload(Capture::of(workload))
         }
@@ -57,7 +58,7 @@ pub fn pass_or_hold(ctx: &SkBuffContext, captured: &Captured) -> i32 {
         return ALLOW;
     }
     let flow = &captured.flow;
-    let listens = listens(ctx.skb.skb.cast(), flow.remote.as_v4().is_some());
+    let listens = listens(ctx.skb.skb.cast(), OUTBOUND_PORT, flow.remote.as_v4().is_some());
     if is_held(capture_of(captured.origin.cgroup), listens, engine_is_awaited()) {
         return REFUSE;
     }
@@ -68,11 +69,11 @@ pub fn pass_or_hold(ctx: &SkBuffContext, captured: &Captured) -> i32 {
     ALLOW
 }
 
-/// Whether the engine listens in this namespace, for connects to addresses of that family. The listener is asked for by a
-/// packet that nobody sends: the client's own could meet what an earlier connection has left in TIME_WAIT.
+/// Whether the engine listens on that port of its own in this namespace, for addresses of that family. The listener is
+/// asked for by a packet that nobody sends: the client's own could meet what an earlier connection has left in TIME_WAIT.
 #[inline(always)]
-fn listens(ctx: *mut c_void, v4: bool) -> bool {
-    let port = OUTBOUND_PORT.to_be();
+pub fn listens(ctx: *mut c_void, port: u16, v4: bool) -> bool {
+    let port = port.to_be();
     if v4 {
         let ipv4 = TupleV4 { saddr: LOOPBACK_V4, daddr: LOOPBACK_V4, sport: port, dport: port };
         return is_found(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of::<TupleV4>());

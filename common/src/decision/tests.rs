@@ -45,6 +45,17 @@ fn only_what_waits_for_a_living_engine_is_held() {
 }
 
 #[test]
+fn a_syn_from_outside_waits_for_an_engine_that_may_come_back() {
+    let kept =
+        |port, is_admitted, listens, awaited| is_kept_outside(port, || is_admitted, || listens, awaited);
+    assert!(kept(8080, false, false, true));
+    assert!(!kept(8080, true, false, true), "it does not go to the engine");
+    assert!(!kept(8080, false, true, true), "the engine takes it");
+    assert!(!kept(8080, false, false, false), "nobody comes back");
+    assert!(!kept(HBONE_PORT, false, false, true), "other engines wait by themselves");
+}
+
+#[test]
 fn without_its_engine_a_workload_talks_to_itself_alone() {
     assert_eq!(connect(Caller::Stranded, Destination::Elsewhere), deny(Reason::EngineGone));
     assert_eq!(connect(Caller::Stranded, Destination::Own), bypass(Reason::OwnAddress));

@@ -56,10 +56,11 @@ fn is_killed_under_load(mesh: &mut Meshed) -> Result<()> {
     Ok(())
 }
 
-/// The server's: what was under way is lost, and what comes meanwhile waits for its return.
+/// The server's: what was under way is lost, and what comes meanwhile waits for its return, from outside of the mesh too.
 fn is_killed_under_its_clients_load(mesh: &mut Meshed) -> Result<()> {
-    let log = tempfile::NamedTempFile::new()?;
+    let [log, outside_log] = [tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?];
     let mut running = load(&mesh.known_pair(NAMESPACE)?, log.path())?;
+    let mut outside = load_from_node(mesh, outside_log.path())?;
     let Meshed { signet, cluster } = &mut *mesh;
     let [_, far] = cluster.nodes() else { bail!("a cluster has two nodes") };
     signet.engine_mut("n2")?.end(Signal::SIGKILL)?;
@@ -68,8 +69,12 @@ fn is_killed_under_its_clients_load(mesh: &mut Meshed) -> Result<()> {
     let pair = mesh.known_pair(NAMESPACE)?;
     pair.by_service()?;
     let told = end(&pair, &mut running)?;
-    let lost = told.lines().filter(|line| *line == "lost").count();
-    ensure!(lost <= 1, "{lost} requests were lost: {told}");
+    outside.signal(Signal::SIGTERM)?;
+    outside.wait(WITHIN)?;
+    for (from, told) in [("inside", told), ("outside", outside.log()?)] {
+        let lost = told.lines().filter(|line| *line == "lost").count();
+        ensure!(lost <= 1, "{lost} requests from {from} were lost: {told}");
+    }
     let waited = metric(mesh, "signet_awaited_engines_total{result=\"back\"}")?;
     ensure!(waited > 0, "nobody has waited");
     Ok(())
@@ -77,14 +82,24 @@ fn is_killed_under_its_clients_load(mesh: &mut Meshed) -> Result<()> {
 
 /// The client asks all the time, each time over a connection of its own.
 fn load(pair: &Pair<'_>, log: &Path) -> Result<Process> {
-    let load = format!(
-        "rm -f /tmp/enough; while [ ! -e /tmp/enough ]; do \
-         curl --silent --max-time 10 --output /dev/null {} && echo ok || echo lost; done",
-        pair.url()
-    );
+    let ask = ask(pair);
+    let load = format!("rm -f /tmp/enough; while [ ! -e /tmp/enough ]; do {ask}; done");
     let running = Process::start(pair.exec_command("client", &["sh", "-c", &load]), log)?;
     running.wait_for_line(&["ok"], WITHIN)?;
     Ok(running)
+}
+
+/// The same by a process of the client's node, which is not in the mesh, until it gets SIGTERM.
+fn load_from_node(mesh: &Meshed, log: &Path) -> Result<Process> {
+    let load = format!("trap 'exit 0' TERM; while :; do {}; done", ask(&mesh.known_pair(NAMESPACE)?));
+    let running = Process::start(mesh.cluster.nodes()[0].command(&["sh", "-c", &load])?, log)?;
+    running.wait_for_line(&["ok"], WITHIN)?;
+    Ok(running)
+}
+
+fn ask(pair: &Pair<'_>) -> String {
+    let url = pair.url();
+    format!("curl --silent --max-time 10 --output /dev/null {url} && echo ok || echo lost")
 }
 
 /// Ends it; how each request went.

@@ -11,6 +11,7 @@
 //! | `programs`, `link` | which programs there are; attach, pin and replace them |
 //! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
 //! | `steering` | `sk_lookup` per network namespace |
+//! | `hold` | `tcx/ingress` on its devices |
 //! | `direct` | permits, Services, and the flows that go past the engine |
 //! | `earlier` | connections that were open before there was capture |
 //! | `events` | what the kernel tells on its own |
@@ -45,6 +46,7 @@ mod direct;
 mod earlier;
 mod error;
 mod events;
+mod hold;
 mod kubelet;
 mod link;
 mod listening;
@@ -75,10 +77,10 @@ pub use pods::{find_pods_root, pod_cgroups};
 pub use preflight::{Finding, machine, preflight};
 pub use removal::{steered_namespaces, uninstall};
 
-use link::AttachType;
+use link::{AttachType, Target};
 use maps::Maps;
 use object::{Loader, Pins};
-use programs::{CGROUP_PROGRAMS, SOCK_OPS};
+use programs::{CGROUP_PROGRAMS, HOLD, SOCK_OPS};
 
 /// What capture needs to know, from `config`.
 #[derive(Clone, Debug)]
@@ -153,6 +155,8 @@ pub struct Kernel {
     own_link: Option<OwnedFd>,
     /// Reading the object takes memory that nothing needs any more.
     footprint: Footprint,
+    /// SYNs from outside cannot be held here, and the log has it.
+    is_unheld: bool,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -211,6 +215,7 @@ impl Kernel {
             ends: Some(ends),
             own_link: None,
             footprint: Footprint::default(),
+            is_unheld: false,
             tasks,
         };
         kernel.write_config()?;
@@ -226,7 +231,7 @@ impl Kernel {
             .map_err(KernelError::file("open the cgroup root", &self.options.cgroup_root))?;
         for (program, link, attach) in CGROUP_PROGRAMS {
             let program = programs::load(&mut self.ebpf, program)?;
-            link::put(&self.pins.links().join(link), program.as_fd(), root.as_fd(), attach)?;
+            link::put(&self.pins.links().join(link), program.as_fd(), Target::Open(root.as_fd()), attach)?;
         }
         self.watch_own_sockets()?;
         self.pins.remove_other_versions()?;
@@ -280,16 +285,34 @@ impl Kernel {
         let keep = self.direct.namespaces().put(cookie, netns);
         keep.map_err(|source| KernelError::Namespace { netns: cookie, source })?;
         self.footprint.loaded();
-        steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)
+        steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)?;
+        // The node's own devices carry everybody's packets, and most of its ports are nobody's of the mesh.
+        if !host && let Err(error) = self.hold(netns, cookie) {
+            self.tell_unheld(&error);
+        }
+        Ok(())
     }
 
-    /// Ends steering for a netns: link, pin, sockmap entries.
+    fn hold(&mut self, netns: BorrowedFd<'_>, cookie: NetnsCookie) -> Result<(), KernelError> {
+        let program = programs::load(&mut self.ebpf, HOLD)?;
+        hold::put(&self.pins, program.as_fd(), netns, cookie)
+    }
+
+    /// Once: it is the kernel's age, and so the same for every namespace.
+    fn tell_unheld(&mut self, error: &KernelError) {
+        if !std::mem::replace(&mut self.is_unheld, true) {
+            info!(%error, "clients without an engine of their own will be refused while this one is replaced");
+        }
+    }
+
+    /// Ends steering for a netns: links, pins, sockmap entries.
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn unsteer(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
         self.direct.namespaces().remove(cookie);
-        steering::unsteer(&self.pins, cookie)
+        steering::unsteer(&self.pins, cookie)?;
+        hold::remove(&self.pins, cookie)
     }
 
     /// Network namespaces with a pinned link (after a restart: what the predecessor left).
@@ -354,7 +377,7 @@ impl Kernel {
         }
         let directory = File::open(&own).map_err(KernelError::file("open the cgroup", &own))?;
         let program = programs::load(&mut self.ebpf, SOCK_OPS)?;
-        let link = link::create(program.as_fd(), directory.as_fd(), AttachType::SockOps);
+        let link = link::create(program.as_fd(), Target::Open(directory.as_fd()), AttachType::SockOps);
         let error = |source| KernelError::Link { action: "attach", path: own, source };
         self.own_link = Some(link.map_err(error)?);
         Ok(())

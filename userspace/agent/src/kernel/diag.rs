@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as Netlink};
-use nix::sched::{CloneFlags, setns};
+
+use super::netns::inside;
 
 /// A netlink socket.
 pub(super) struct Diag {
@@ -55,13 +56,7 @@ impl Diag {
 
     /// In another namespace.
     pub(super) fn open_in(netns: BorrowedFd<'_>) -> io::Result<Self> {
-        let inside = || {
-            setns(netns, CloneFlags::CLONE_NEWNET)?;
-            Self::open()
-        };
-        // A thread of its own enters the namespace and ends there: the caller's threads stay where they are.
-        std::thread::scope(|scope| scope.spawn(inside).join())
-            .map_err(|_| io::Error::other("the thread that entered the network namespace panicked"))?
+        inside(netns, Self::open)?
     }
 
     /// Hands each listed socket's message (`struct inet_diag_msg` and its attributes) to `each`.

@@ -112,6 +112,15 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// The devices of a network namespace could not be listed.
+    #[error("cannot list the devices of network namespace {netns}: {source}")]
+    Devices {
+        /// Which namespace.
+        netns: NetnsCookie,
+        /// Why.
+        source: io::Error,
+    },
+
     /// A network namespace could not be kept open.
     #[error("cannot keep network namespace {netns} open: {source}; raise the limit of open files")]
     Namespace {

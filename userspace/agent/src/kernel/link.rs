@@ -1,4 +1,4 @@
-//! Links of programs to cgroups and network namespaces: made, pinned, and replaced in place.
+//! Links of programs to cgroups, network namespaces and devices: made, pinned, and replaced in place.
 //!
 //! aya has no `BPF_LINK_UPDATE` for these program types, and a replacement without it is a gap in which connects pass.
 //! So the four commands of bpf(2) that a link's life needs are here, and are the only ones this crate issues itself. A
@@ -28,6 +28,17 @@ pub(super) enum AttachType {
     GetPeerName4 = 29,
     GetPeerName6 = 30,
     SkLookup = 36,
+    /// On a device of the calling thread's namespace; from Linux 6.6 on.
+    TcxIngress = 46,
+}
+
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// A cgroup or a network namespace.
+    Open(BorrowedFd<'a>),
+    /// A device, by its index in the calling thread's namespace.
+    Device(u32),
 }
 
 /// Puts `program` behind the pin: replaces the program of the link there, or makes a link where there is none.
@@ -40,7 +51,7 @@ pub(super) enum AttachType {
 pub(super) fn put(
     pin: &Path,
     program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
+    target: Target<'_>,
     attach: AttachType,
 ) -> Result<(), KernelError> {
     if let Ok(link) = open(pin)
@@ -81,9 +92,12 @@ fn beside(pin: &Path) -> PathBuf {
 }
 
 /// Whether the link is attached to `target`: a cgroup that was removed and made again has the same path and another id.
-fn is_on(link: &OwnedFd, target: BorrowedFd<'_>, attach: AttachType) -> bool {
+fn is_on(link: &OwnedFd, target: Target<'_>, attach: AttachType) -> bool {
     let Ok(info) = info(link) else { return false };
-    nix::sys::stat::fstat(target).is_ok_and(|stat| stat.st_ino == info.target(attach))
+    match target {
+        Target::Open(fd) => nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_ino == info.target(attach)),
+        Target::Device(index) => u64::from(index) == info.target(attach),
+    }
 }
 
 fn open(pin: &Path) -> io::Result<OwnedFd> {
@@ -94,14 +108,13 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Attaches a program until the link's descriptor is closed.
-pub(super) fn create(
-    program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    attach: AttachType,
-) -> io::Result<OwnedFd> {
+pub(super) fn create(program: BorrowedFd<'_>, target: Target<'_>, attach: AttachType) -> io::Result<OwnedFd> {
     let mut attr = Attributes::default();
     attr.set_fd(0, program.as_raw_fd());
-    attr.set_fd(4, target.as_raw_fd());
+    match target {
+        Target::Open(fd) => attr.set_fd(4, fd.as_raw_fd()),
+        Target::Device(index) => attr.set_u32(4, index),
+    }
     attr.set_u32(8, attach as u32);
     bpf_fd(BPF_LINK_CREATE, &attr)
 }
@@ -128,7 +141,7 @@ fn pin_link(link: &OwnedFd, pin: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &attr).map(drop)
 }
 
-/// The part of `struct bpf_link_info` that says what a cgroup or netns link is attached to.
+/// The part of `struct bpf_link_info` that says what a link is attached to.
 #[repr(C)]
 #[derive(Default)]
 struct Info {
@@ -136,16 +149,16 @@ struct Info {
     id: u32,
     program: u32,
     padding: u32,
-    /// A cgroup's id as one u64, or a namespace's inode number as the first u32; 0 once it is gone.
+    /// A cgroup's id as one u64, or a namespace's inode number or a device's index as the first u32; 0 once it is gone.
     target: [u32; 2],
     rest: [u64; 5],
 }
 
 impl Info {
-    /// The inode number of what the link is attached to: a cgroup's id is one too.
+    /// The inode number of what the link is attached to, of which a cgroup's id is one too, or the device's index.
     fn target(&self, attach: AttachType) -> u64 {
         let [first, second] = self.target.map(u32::to_ne_bytes);
-        if attach == AttachType::SkLookup {
+        if matches!(attach, AttachType::SkLookup | AttachType::TcxIngress) {
             return u64::from(self.target[0]);
         }
         let mut id = [0; 8];

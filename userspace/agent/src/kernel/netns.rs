@@ -1,4 +1,4 @@
-//! The cookie of a network namespace.
+//! Network namespaces: their cookies, and a visit to one.
 
 use std::fs::File;
 use std::io;
@@ -16,8 +16,20 @@ use crate::addr::NetnsCookie;
 /// # Errors
 /// The system call that failed.
 pub fn netns_cookie(netns: BorrowedFd<'_>) -> io::Result<NetnsCookie> {
+    inside(netns, cookie_here)?
+}
+
+/// Runs `f` in another network namespace.
+///
+/// # Errors
+/// The namespace could not be entered; `f` did not run, or panicked.
+pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let enter = || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        Ok(f())
+    };
     // A thread of its own enters the namespace and ends there: the caller's threads stay where they are.
-    std::thread::scope(|scope| scope.spawn(|| cookie_in(netns)).join())
+    std::thread::scope(|scope| scope.spawn(enter).join())
         .map_err(|_| io::Error::other("the thread that entered the network namespace panicked"))?
 }
 
@@ -26,11 +38,6 @@ pub(super) fn own_cookie() -> Result<NetnsCookie, KernelError> {
     File::open(OWN_NETNS)
         .and_then(|netns| netns_cookie(std::os::fd::AsFd::as_fd(&netns)))
         .map_err(KernelError::file("take the cookie of", OWN_NETNS))
-}
-
-fn cookie_in(netns: BorrowedFd<'_>) -> io::Result<NetnsCookie> {
-    setns(netns, CloneFlags::CLONE_NEWNET)?;
-    cookie_here()
 }
 
 /// The cookie of the calling thread's namespace; needs no privilege.

@@ -10,7 +10,7 @@ use super::conflicts::conflicts;
 use super::diag;
 use super::error::KernelError;
 use super::object::{self, is_on_bpffs};
-use super::programs::{self, CGROUP_PROGRAMS, STEER_NODE, STEER_POD};
+use super::programs::{self, CGROUP_PROGRAMS, HOLD, STEER_NODE, STEER_POD};
 use super::{CaptureOptions, kubelet};
 
 /// One line of `signet check`.
@@ -201,7 +201,7 @@ fn program_types() -> Vec<Finding> {
         Ok(ebpf) => ebpf,
         Err(error) => return vec![Finding::of("eBPF object", Err(error.to_string()))],
     };
-    let names = CGROUP_PROGRAMS.iter().map(|(name, ..)| *name).chain([STEER_POD, STEER_NODE]);
+    let names = CGROUP_PROGRAMS.iter().map(|(name, ..)| *name).chain([STEER_POD, STEER_NODE, HOLD]);
     let mut findings: Vec<_> = names
         .map(|name| {
             let loaded = programs::load(&mut ebpf, name);

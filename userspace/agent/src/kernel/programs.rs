@@ -32,6 +32,9 @@ pub(super) const STEER_POD: &str = "signet_steer_pod";
 /// For the one that the node's workloads share.
 pub(super) const STEER_NODE: &str = "signet_steer_node";
 
+/// For the devices of a namespace.
+pub(super) const HOLD: &str = "signet_hold";
+
 /// The tracepoints. They belong to the process: nobody reads the events of a dead one.
 const TRACEPOINTS: [(&str, &str); 2] =
     [("signet_cgroup_mkdir", "cgroup_mkdir"), ("signet_cgroup_rmdir", "cgroup_rmdir")];
@@ -45,6 +48,7 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Kerne
         Program::CgroupSock(p) => p.load(),
         Program::SockOps(p) => p.load(),
         Program::SkLookup(p) => p.load(),
+        Program::SchedClassifier(p) => p.load(),
         _ => return Err(KernelError::MissingPart { kind: "program", name }),
     };
     let loaded = match loaded {

@@ -15,7 +15,7 @@ use signet_common::abi::{LISTENER_HBONE, LISTENER_PLAINTEXT};
 
 use super::SteeredListeners;
 use super::error::KernelError;
-use super::link::{self, AttachType};
+use super::link::{self, AttachType, Target};
 use super::object::{Loader, Pins, list};
 use super::programs::{self, STEER_NODE, STEER_POD};
 use crate::addr::NetnsCookie;
@@ -33,7 +33,7 @@ pub(super) fn steer(
     fill(&mut ebpf, to)?;
     name(&mut ebpf, cookie)?;
     let program = programs::load(&mut ebpf, if host { STEER_NODE } else { STEER_POD })?;
-    link::put(&link_pin(pins, cookie), program.as_fd(), netns, AttachType::SkLookup)
+    link::put(&link_pin(pins, cookie), program.as_fd(), Target::Open(netns), AttachType::SkLookup)
 }
 
 /// Removes the link, then the sockmap: while the link is there, it must not find an empty map and drop.

@@ -93,15 +93,48 @@ fn a_syn_from_outside_reaches_the_engine_and_one_from_inside_the_application() {
 }
 
 #[test]
-fn without_a_listener_a_syn_is_dropped_and_never_reaches_the_application() {
+fn without_a_listener_a_syn_waits_for_it_and_never_reaches_the_application() {
     require_root_and_ebpf!();
     let mut node = Node::start();
     let (pod, outside, engine) = steered_pod(&mut node);
     let application = pod.netns.listen("[::]:8080");
     drop(engine);
-    let _clients = [POD_V4, POD_V6].map(|ip| begin(&outside, pod_at(ip, 8080)));
+    let clients = [POD_V4, POD_V6].map(|ip| begin(&outside, pod_at(ip, 8080)));
+    let held = "signet_capture_verdicts_total{verdict=\"redirect\",reason=\"not_ready\"}";
+    eventually("both SYNs have arrived", || node.metric(held) >= 2);
+    // One for the engine itself is refused: other engines know of other endpoints.
+    let gone = "signet_capture_faults_total{fault=\"listener_gone\"}";
+    let _engines = begin(&outside, pod_at(POD_V4, 15008));
+    eventually("it is refused", || node.metric(gone) >= 1);
+    assert_eq!(accepted(&application), None);
+    let engine = Engine::start(&pod.netns);
+    engine.steer(&mut node, &pod.netns, false);
+    for _ in &clients {
+        accept(&engine.plaintext);
+    }
+    assert_eq!(accepted(&application), None);
+}
+
+/// As on a kernel that cannot hold it.
+#[test]
+fn a_syn_that_is_not_held_is_refused_without_a_listener() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, engine) = steered_pod(&mut node);
+    let application = pod.netns.listen("[::]:8080");
+    drop(engine);
+    let links = std::fs::read_dir(node.options.pin_root.join("links")).unwrap();
+    let holds = links
+        .map(|link| link.unwrap())
+        .filter(|link| link.file_name().to_string_lossy().starts_with("hold-"));
+    let removed = holds.map(|hold| std::fs::remove_file(hold.path()).unwrap()).count();
+    assert_eq!(removed, 1);
+    // A link without a pin goes some time later.
     let dropped = "signet_capture_faults_total{fault=\"listener_gone\"}";
-    eventually("both SYNs have arrived", || node.metric(dropped) >= 2);
+    eventually("a SYN is refused", || {
+        let _clients = [POD_V4, POD_V6].map(|ip| begin(&outside, pod_at(ip, 8080)));
+        node.metric(dropped) >= 2
+    });
     assert_eq!(accepted(&application), None);
 }
 
