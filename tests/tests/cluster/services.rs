@@ -33,6 +33,7 @@ fn services_lead_where_the_cluster_says() -> Result<()> {
     by_policy_and_hints(&mesh)?;
     by_name_port_and_affinity(&mesh)?;
     from_outside(&mesh)?;
+    from_inside(&mesh)?;
     to_outside(&mesh)
 }
 
@@ -86,13 +87,13 @@ fn by_name_port_and_affinity(mesh: &Meshed) -> Result<()> {
 
 /// Somebody without an identity, which PERMISSIVE lets in.
 fn from_outside(mesh: &Meshed) -> Result<()> {
-    apply(mesh, &service("balanced", json!({"app": "far"}), json!({"type": "LoadBalancer"})))?;
+    let more = json!({"type": "LoadBalancer", "externalIPs": [EXTERNAL]});
+    apply(mesh, &service("balanced", json!({"app": "far"}), more))?;
     let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}}).to_string();
     let patch =
         ["patch", "service/balanced", "--namespace", NAMESPACE, "--subresource=status", "--type=merge"];
     mesh.kubectl().run(&[&patch[..], &["--patch", &ingress]].concat())?;
-    let of = mesh.kubectl().json(&["get", "--namespace", NAMESPACE, "service/balanced"])?;
-    let port = of["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")?;
+    let port = node_port(mesh)?;
     let through = &mesh.cluster.nodes()[0].ip();
     let route = mesh
         .cluster
@@ -108,6 +109,28 @@ fn from_outside(mesh: &Meshed) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// By all that kube-proxy answers for on every node beside the VIP, in the mesh: STRICT refuses what is not.
+fn from_inside(mesh: &Meshed) -> Result<()> {
+    mesh.strict(NAMESPACE)?;
+    let port = node_port(mesh)?;
+    let of_nodes = mesh.cluster.nodes().iter().map(|node| format!("{}:{port}", node.ip()));
+    for authority in of_nodes.chain([BALANCER.to_owned(), EXTERNAL.to_owned()]) {
+        wait::until(&format!("the client gets {authority}"), WITHIN, || {
+            let url = format!("http://{authority}/");
+            let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", &url];
+            let said = mesh.kubectl().exec(NAMESPACE, "client", &curl)?;
+            ensure!(said == "far", "it got {said:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn node_port(mesh: &Meshed) -> Result<u64> {
+    let of = mesh.kubectl().json(&["get", "--namespace", NAMESPACE, "service/balanced"])?;
+    of["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")
 }
 
 /// By a name that is nothing but an alias, and by an address that nobody in the cluster has.
@@ -197,3 +220,4 @@ const NAMESPACE: &str = "serving";
 const IMAGE: &str = "signet-workload";
 /// Of no range of the cluster.
 const BALANCER: &str = "192.0.2.80";
+const EXTERNAL: &str = "192.0.2.81";

@@ -341,8 +341,12 @@ fn configured_ranges(mesh: &config::Mesh) -> Vec<Ranges> {
         (RangeKind::Pods, &mesh.pod_ranges),
         (RangeKind::Outside, &mesh.outside_ranges),
     ];
-    let ranges =
-        |(kind, blocks): (RangeKind, &Vec<_>)| Ranges { kind, owner: "".into(), blocks: blocks.clone() };
+    let ranges = |(kind, blocks): (RangeKind, &Vec<_>)| Ranges {
+        kind,
+        owner: "".into(),
+        blocks: blocks.clone(),
+        node: Vec::new(),
+    };
     told.into_iter().filter(|(_, blocks)| !blocks.is_empty()).map(ranges).collect()
 }
 

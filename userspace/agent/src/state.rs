@@ -17,15 +17,15 @@ use crate::addr::WorkloadUid;
 use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permit, PolicySet, Shadow};
 
 use self::intern::ZonePool;
-use self::services::{Choice, Services};
+use self::services::{Asker, Choice, Services};
 use self::table::AddressHasher;
 use self::workloads::Workloads;
 
 pub use self::affinity::belonging;
 pub use self::intern::WorkloadPool;
 pub use self::object::{
-    Addresses, CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, Hint, Ports, RangeKind, Ranges,
-    Service, ServicePort, Template, Workload,
+    Addresses, CgroupName, ContainerPort, Endpoint, EndpointSlice, Event, External, Hint, Ports, RangeKind,
+    Ranges, Service, ServicePort, Template, Workload,
 };
 
 mod affinity;
@@ -171,7 +171,7 @@ impl State {
         self.ranges.begun_by(address)
     }
 
-    /// Resolves a destination: VIPs to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
+    /// Resolves a destination: VIPs, Services' ports of nodes and their external addresses to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
     /// addresses to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
     ///
     /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`; an address
@@ -184,14 +184,14 @@ impl State {
     /// The same for a client: its Service's affinity is honoured, and the kernel's choice for it kept while it is ready.
     #[must_use]
     pub fn resolve_for(&self, wish: Wish, to: SocketAddr, zone: &str, except: &[SocketAddr]) -> Target {
-        let (address, port) = (to.ip(), to.port());
-        match self.services.choose(to, zone, except, wish, draw) {
-            Some(Choice::Endpoint(service, endpoint)) => self.endpoint(service, endpoint),
-            Some(Choice::None(service)) => self.without_endpoint(service, address),
-            None => match self.workloads.owner(address, port) {
-                Some(workload) => workload_target(workload, to, None),
-                None => self.unknown(address),
-            },
+        let asker = Asker { zone, except, wish, random: draw };
+        let of_service = self.services.choose(to, asker).or_else(|| self.services.choose_at_node(to, asker));
+        if let Some(choice) = of_service {
+            return self.chosen(choice, to.ip());
+        }
+        match self.workloads.owner(to.ip(), to.port()) {
+            Some(workload) => workload_target(workload, to, None),
+            None => self.unknown(to, asker),
         }
     }
 
@@ -264,8 +264,14 @@ impl State {
             Event::PeerAuthenticationGone(namespace, name) => {
                 self.policies.write().remove_peer_authentication(namespace, name);
             }
-            Event::Ranges(ranges) => self.ranges.put(ranges),
-            Event::RangesGone(kind, owner) => self.ranges.remove(*kind, owner),
+            Event::Ranges(ranges) => {
+                self.ranges.put(ranges);
+                self.put_node(ranges.kind, &ranges.owner, &ranges.node);
+            }
+            Event::RangesGone(kind, owner) => {
+                self.ranges.remove(*kind, owner);
+                self.put_node(*kind, owner, &[]);
+            }
             Event::Synced => {}
         }
     }
@@ -276,6 +282,20 @@ impl State {
         let (old, new) = self.workloads.put(Arc::clone(workload), pool);
         if old.is_some_and(|old| seen_by_policies(&old) != seen_by_policies(&new)) {
             self.policies.write().invalidate();
+        }
+    }
+
+    /// Pods' ranges are told of by their Node.
+    fn put_node(&self, kind: RangeKind, name: &Arc<str>, addresses: &[IpAddr]) {
+        if kind == RangeKind::Pods {
+            self.services.put_node(name, addresses);
+        }
+    }
+
+    fn chosen(&self, choice: Choice, address: IpAddr) -> Target {
+        match choice {
+            Choice::Endpoint(service, endpoint) => self.endpoint(service, endpoint),
+            Choice::None(service) => self.without_endpoint(service, address),
         }
     }
 
@@ -302,13 +322,18 @@ impl State {
         }
     }
 
-    /// An address that a hostNetwork workload has is a node's.
-    fn unknown(&self, address: IpAddr) -> Target {
+    /// An address that a hostNetwork workload has is a node's; one of the cluster's ranges is no external one.
+    fn unknown(&self, to: SocketAddr, asker: Asker<'_>) -> Target {
+        let address = to.ip();
         match self.ranges.of(address) {
             Some(kind) if self.workloads.at(address).is_empty() => {
                 Target::Awaited { kind, address, service: None }
             }
-            _ => Target::Unknown,
+            Some(_) => Target::Unknown,
+            None => match self.services.choose_external(to, asker) {
+                Some(choice) => self.chosen(choice, address),
+                None => Target::Unknown,
+            },
         }
     }
 }

@@ -10,7 +10,7 @@ use signet_agent::addr::WorkloadUid;
 use signet_agent::config::SameNode;
 use signet_agent::policy::{Action, AuthorizationPolicy, Rule, Source, StringMatch};
 use signet_agent::state::{
-    ContainerPort, Endpoint, EndpointSlice, Event, Service, ServicePort, State, Template, Workload,
+    ContainerPort, Endpoint, EndpointSlice, Event, External, Service, ServicePort, State, Template, Workload,
 };
 use signet_identity::SpiffeId;
 
@@ -123,6 +123,7 @@ fn service(deployment: u32) -> Service {
         ports: vec![ServicePort { name: "http".into(), port: 80 }],
         affinity: false,
         local: false,
+        external: External::default(),
     }
 }
 

@@ -1,26 +1,38 @@
 //! The addresses that a cluster gives away: a Node's for its pods, a ServiceCIDR's for Services.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use signet_manifests::{Document, DocumentError};
 
 use crate::discovery::addresses;
 use crate::state::{RangeKind, Ranges};
 
-/// The addresses of a node's pods; `None` where the CNI keeps them to itself.
+/// The addresses of a node and of its pods; of these none where the CNI keeps them to itself.
 pub(crate) fn of_node(document: &Document) -> Result<Option<Ranges>, DocumentError> {
-    let spec = document.parse::<Node>()?.spec.unwrap_or_default();
+    let node = document.parse::<Node>()?;
+    let spec = node.spec.unwrap_or_default();
     let texts = spec.pod_cidrs.filter(|all| !all.is_empty()).or_else(|| spec.pod_cidr.map(|one| vec![one]));
-    ranges(document, RangeKind::Pods, "spec.podCIDRs", texts)
+    let pods = ranges(document, RangeKind::Pods, "spec.podCIDRs", texts)?;
+    let node = own(&node.status.unwrap_or_default());
+    Ok((!pods.blocks.is_empty() || !node.is_empty()).then_some(Ranges { node, ..pods }))
+}
+
+/// Where kube-proxy answers for the ports of Services; names, and what a cloud has made up, are none.
+fn own(status: &NodeStatus) -> Vec<IpAddr> {
+    let ips =
+        status.addresses.iter().flatten().filter(|one| matches!(&*one.type_, "InternalIP" | "ExternalIP"));
+    ips.filter_map(|one| one.address.parse().ok()).collect()
 }
 
 /// The addresses of Services.
 pub(crate) fn of_services(document: &Document) -> Result<Option<Ranges>, DocumentError> {
     let texts = document.parse::<ServiceCIDR>()?.spec.and_then(|spec| spec.cidrs);
-    ranges(document, RangeKind::Services, "spec.cidrs", texts)
+    let ranges = ranges(document, RangeKind::Services, "spec.cidrs", texts)?;
+    Ok((!ranges.blocks.is_empty()).then_some(ranges))
 }
 
 fn ranges(
@@ -28,13 +40,13 @@ fn ranges(
     kind: RangeKind,
     field: &str,
     texts: Option<Vec<String>>,
-) -> Result<Option<Ranges>, DocumentError> {
+) -> Result<Ranges, DocumentError> {
     let texts = texts.unwrap_or_default();
     let texts = texts.iter().filter(|text| !text.is_empty());
     let block = |text: &String| addresses::block(text).map_err(|reason| document.error(field, reason));
     let blocks: Vec<IpNet> = texts.map(block).collect::<Result<_, _>>()?;
     let owner = Arc::clone(&document.key().name);
-    Ok((!blocks.is_empty()).then_some(Ranges { kind, owner, blocks }))
+    Ok(Ranges { kind, owner, blocks, node: Vec::new() })
 }
 
 #[cfg(test)]
@@ -54,6 +66,13 @@ mod tests {
         assert_eq!((ranges.kind, &*ranges.owner, ranges.blocks.len()), (RangeKind::Pods, "n1", 2));
         assert_eq!(node("{podCIDR: 10.0.1.0/24}").unwrap().unwrap().blocks.len(), 1);
         assert_eq!(node("{}").unwrap(), None);
+    }
+
+    #[test]
+    fn a_node_has_addresses_of_its_own() {
+        let status = "{}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: n1}]}";
+        let ranges = node(status).unwrap().unwrap();
+        assert_eq!((ranges.blocks.len(), &*ranges.node), (0, &["192.0.2.1".parse().unwrap()][..]));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{baggage, traceparent};
 use crate::addr::HBONE_PORT;
 use crate::config::{Timeouts, Tunnel};
 use crate::policy::{Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, Rule};
-use crate::state::{Event, Service, ServicePort};
+use crate::state::{Event, External, Service, ServicePort};
 
 /// `client` on one node, `server` with an echo application on another.
 struct Pair {
@@ -140,6 +140,7 @@ fn service(vip: std::net::IpAddr, port: u16) -> Service {
         ports: vec![ServicePort { name: "http".into(), port }],
         affinity: false,
         local: false,
+        external: External::default(),
     }
 }
 

@@ -150,6 +150,17 @@ pub struct Service {
     pub affinity: bool,
     /// `spec.internalTrafficPolicy: Local`: a client gets an endpoint of its own node, or none.
     pub local: bool,
+    /// Where else it is reached, from outside of the cluster and by pods too.
+    pub external: External,
+}
+
+/// What a node's kube-proxy answers for beside the VIPs, also to the node's own pods, from all endpoints of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct External {
+    /// `spec.externalIPs`, and a load balancer's addresses, with the Service's ports.
+    pub addresses: Vec<IpAddr>,
+    /// Ports on every node's addresses, TCP only.
+    pub node_ports: Vec<ServicePort>,
 }
 
 /// One TCP port of a Service.
@@ -235,6 +246,8 @@ pub struct Ranges {
     pub owner: Arc<str>,
     /// The blocks.
     pub blocks: Vec<IpNet>,
+    /// Of a Node: its own addresses.
+    pub node: Vec<IpAddr>,
 }
 
 /// What a range of addresses is for.

@@ -131,7 +131,7 @@ mod tests {
 
     fn told(kind: RangeKind, owner: &str, blocks: &[&str]) -> Told {
         let blocks = blocks.iter().map(|block| block.parse().unwrap()).collect();
-        Told { kind, owner: owner.into(), blocks }
+        Told { kind, owner: owner.into(), blocks, node: Vec::new() }
     }
 
     fn of(ranges: &Ranges, address: &str) -> Option<RangeKind> {
@@ -207,7 +207,7 @@ mod tests {
             let blocks: Vec<IpNet> = blocks.into_iter().map(net).collect();
             let expected = blocks.iter().any(|block| block.contains(&address));
             let ranges = Ranges::default();
-            ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks });
+            ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks, node: Vec::new() });
             prop_assert_eq!(ranges.of(address).is_some(), expected);
         }
 
@@ -218,7 +218,7 @@ mod tests {
                 false => IpNet::new(IpAddr::V6(bits.into()), length).unwrap(),
             };
             let ranges = Ranges::default();
-            ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks: vec![block] });
+            ranges.put(&Told { kind: RangeKind::Pods, owner: "n".into(), blocks: vec![block], node: Vec::new() });
             let first = match block.network() {
                 IpAddr::V4(v4) => v4.to_bits().checked_add(1).map(|bits| IpAddr::V4(bits.into())),
                 IpAddr::V6(v6) => v6.to_bits().checked_add(1).map(|bits| IpAddr::V6(bits.into())),

@@ -3,6 +3,7 @@
 //! Services and slices arrive in any order. What is asked for each connection, the routes of a VIP, is a table of its own:
 //! the writer computes them while readers go on, and puts them in place when they are ready.
 
+mod external;
 mod routes;
 mod topology;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use self::external::External;
 use self::routes::Routes;
 use super::Wish;
 use super::intern::ZonePool;
@@ -25,6 +27,7 @@ type Name = (Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 pub(super) struct Services {
     vips: Table<Address, Routes, AddressHasher>,
+    external: External,
     names: RwLock<Names>,
 }
 
@@ -41,6 +44,17 @@ struct Names {
 struct Known {
     service: Option<Arc<Service>>,
     slices: BTreeMap<Arc<str>, EndpointSlice>,
+}
+
+/// Who asks which endpoint, and how one is drawn: `random(n)` gives an index below `n`.
+#[derive(Clone, Copy)]
+pub(super) struct Asker<'a> {
+    /// Where it is; endpoints of this zone come first.
+    pub(super) zone: &'a str,
+    /// Have just failed.
+    pub(super) except: &'a [SocketAddr],
+    pub(super) wish: Wish,
+    pub(super) random: fn(usize) -> usize,
 }
 
 /// What a VIP's port leads to.
@@ -65,14 +79,21 @@ impl Services {
                 self.vips.insert(Address::of(*vip), routes.clone());
             }
         }
+        self.external.put(&name, old.as_deref(), self.external_routes(&name).as_ref());
         if let Some(old) = old {
             self.withdraw(&name, old.vips.iter().filter(|vip| !service.vips.contains(vip)));
         }
     }
 
+    /// See [`External::put_node`].
+    pub(super) fn put_node(&self, name: &Arc<str>, addresses: &[IpAddr]) {
+        self.external.put_node(name, addresses);
+    }
+
     pub(super) fn remove(&self, namespace: &Arc<str>, name: &Arc<str>) {
         let name = (Arc::clone(namespace), Arc::clone(name));
         let old = self.names.write().remove(&name);
+        self.external.put(&name, old.as_deref(), None);
         if let Some(old) = old {
             self.withdraw(&name, old.vips.iter());
         }
@@ -108,27 +129,25 @@ impl Services {
     }
 
     /// Chooses an endpoint for a VIP's port; `None` where the address is no VIP.
-    pub(super) fn choose(
-        &self,
-        vip: SocketAddr,
-        zone: &str,
-        except: &[SocketAddr],
-        wish: Wish,
-        random: impl Fn(usize) -> usize,
-    ) -> Option<Choice> {
-        self.vips.with(&Address::of(vip.ip()), |routes| {
-            let routes = routes?;
-            let service = Arc::clone(&routes.service);
-            Some(match routes.choose(vip, zone, except, wish, random) {
-                Some(endpoint) => Choice::Endpoint(service, endpoint),
-                None => Choice::None(service),
-            })
-        })
+    pub(super) fn choose(&self, vip: SocketAddr, asker: Asker<'_>) -> Option<Choice> {
+        self.vips.with(&Address::of(vip.ip()), |routes| Some(routes?.chosen(vip, asker)))
     }
 
-    /// All endpoints of a VIP's port; `None` where the address is no VIP.
-    pub(super) fn endpoints(&self, vip: SocketAddr) -> Option<Vec<SocketAddr>> {
-        self.vips.with(&Address::of(vip.ip()), |routes| Some(routes?.endpoints(vip)))
+    /// The same for a Service's port of a node; `None` where it is none.
+    pub(super) fn choose_at_node(&self, to: SocketAddr, asker: Asker<'_>) -> Option<Choice> {
+        Some(self.external.at_node(to)?.chosen(to, asker))
+    }
+
+    /// The same for an external address; `None` where no Service has it.
+    pub(super) fn choose_external(&self, to: SocketAddr, asker: Asker<'_>) -> Option<Choice> {
+        Some(self.external.at(to)?.chosen(to, asker))
+    }
+
+    /// All endpoints of a VIP's port, a Service's port of a node, or an external address; `None` where it is none of these.
+    pub(super) fn endpoints(&self, to: SocketAddr) -> Option<Vec<SocketAddr>> {
+        let of_vip = self.vips.with(&Address::of(to.ip()), |routes| Some(routes?.endpoints(to)));
+        let external = || self.external.at_node(to).or_else(|| self.external.at(to));
+        of_vip.or_else(|| Some(external()?.endpoints(to)))
     }
 
     /// See [`super::State::candidates`].
@@ -182,11 +201,21 @@ impl Services {
         let names = self.names.read();
         let known = names.by_name.get(name)?;
         let service = known.service.as_ref().filter(|service| !service.vips.is_empty())?;
-        Some(Routes::of(Arc::clone(service), known.slices.values()))
+        Some(Routes::of(Arc::clone(service), &service.ports, known.slices.values()))
+    }
+
+    /// The same for where else it is reached.
+    fn external_routes(&self, name: &Name) -> Option<Routes> {
+        let names = self.names.read();
+        let known = names.by_name.get(name)?;
+        external::routes(known.service.as_deref()?, known.slices.values())
     }
 
     /// Puts a Service's routes in place where it has the VIP; another Service may have taken it over.
     fn refresh(&self, name: &Name) {
+        if let Some(routes) = self.external_routes(name) {
+            self.external.put(name, None, Some(&routes));
+        }
         let Some(routes) = self.routes(name) else { return };
         for vip in &routes.service.vips {
             let renew = |old: Routes| if is_of(&old, name) { routes.clone() } else { old };
@@ -204,7 +233,11 @@ impl Services {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let Names { by_name, by_hostname, slices } = &*self.names.read();
-        self.vips.is_empty() && by_name.is_empty() && by_hostname.is_empty() && slices.is_empty()
+        self.vips.is_empty()
+            && self.external.is_empty()
+            && by_name.is_empty()
+            && by_hostname.is_empty()
+            && slices.is_empty()
     }
 }
 

@@ -59,6 +59,7 @@ fn service(name: &str, vip: &str, ports: &[(&str, u16)]) -> Service {
         ports: service_ports(ports),
         affinity: false,
         local: false,
+        external: External::default(),
     }
 }
 

@@ -37,7 +37,11 @@ const MODES: Keep = Fields(&[
     ),
 ]);
 
-const NODE: Keep = Fields(&[("metadata", ZONE), ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)]))]);
+const NODE: Keep = Fields(&[
+    ("metadata", ZONE),
+    ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)])),
+    ("status", Fields(&[("addresses", Fields(&[("type", All), ("address", All)]))])),
+]);
 
 const SERVICE_CIDR: Keep = Fields(&[("metadata", METADATA), ("spec", Fields(&[("cidrs", All)]))]);
 
@@ -74,7 +78,8 @@ const POD_METADATA: Keep = Fields(&[
 
 const CONTAINER: Keep = Fields(&[("restartPolicy", All), ("ports", PORT)]);
 
-const PORT: Keep = Fields(&[("name", All), ("containerPort", All), ("port", All), ("protocol", All)]);
+const PORT: Keep =
+    Fields(&[("name", All), ("containerPort", All), ("port", All), ("nodePort", All), ("protocol", All)]);
 
 const SERVICE: Keep = Fields(&[
     ("metadata", METADATA),
@@ -86,9 +91,13 @@ const SERVICE: Keep = Fields(&[
             ("clusterIPs", All),
             ("sessionAffinity", All),
             ("internalTrafficPolicy", All),
+            ("externalTrafficPolicy", All),
+            ("externalIPs", All),
+            ("loadBalancerSourceRanges", All),
             ("ports", PORT),
         ]),
     ),
+    ("status", Fields(&[("loadBalancer", Fields(&[("ingress", Fields(&[("ip", All), ("ipMode", All)]))]))])),
 ]);
 
 const ENDPOINT_SLICE: Keep = Fields(&[

@@ -12,7 +12,7 @@ use crate::state::{Endpoint, EndpointSlice, Event, RangeKind, Ranges, ServicePor
 const METRIC: &str = "signet_awaited_destinations_total";
 
 fn range(kind: RangeKind, address: IpAddr) -> Event {
-    Event::Ranges(Ranges { kind, owner: "range".into(), blocks: vec![address.into()] })
+    Event::Ranges(Ranges { kind, owner: "range".into(), blocks: vec![address.into()], node: Vec::new() })
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn another_nodes_bridge_is_no_pod_where_this_nodes_bridge_has_its_ranges_f
     let bridge = Echo::start("127.9.9.1".parse().unwrap()).await;
     let nodes = |node: &str, range: &str| {
         let blocks = vec![range.parse().unwrap()];
-        Event::Ranges(Ranges { kind: RangeKind::Pods, owner: node.into(), blocks })
+        Event::Ranges(Ranges { kind: RangeKind::Pods, owner: node.into(), blocks, node: Vec::new() })
     };
     pair.apply(&nodes("other", "127.9.9.0/24"));
     assert_reset(pair.near.connect(&pair.client, bridge.address).await).await;

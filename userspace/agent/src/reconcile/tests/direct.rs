@@ -239,6 +239,7 @@ fn service(affinity: bool) -> Event {
         ports: vec![crate::state::ServicePort { name: "http".into(), port: 80 }],
         affinity,
         local: false,
+        external: crate::state::External::default(),
     })
 }
 

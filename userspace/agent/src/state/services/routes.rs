@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::state::Wish;
 use crate::state::affinity::belonging;
 use crate::state::object::{EndpointSlice, Service, ServicePort};
 use crate::state::services::topology::{self, Candidate};
+use crate::state::services::{Asker, Choice};
 
 /// A Service and the endpoints that each of its ports can use now. Each of its VIPs has a clone.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Routes {
 /// The usable endpoints of one port that share family and zone.
 #[derive(Clone, Debug)]
 struct Group {
-    /// The VIP's.
+    /// The VIP's, or a node's.
     port: u16,
     ipv6: bool,
     zone: Arc<str>,
@@ -32,7 +32,12 @@ struct Group {
 type Grouped = BTreeMap<(bool, Arc<str>), BTreeSet<(IpAddr, u16)>>;
 
 impl Routes {
-    pub(super) fn of<'a>(service: Arc<Service>, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+    /// Under `ports`: where it is reached by others than its own.
+    pub(super) fn of<'a>(
+        service: Arc<Service>,
+        ports: &[ServicePort],
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+    ) -> Self {
         let ready = usable(&service, slices);
         let of_port = |port: &ServicePort| {
             let (port, grouped) = (port.port, ready.get(&*port.name));
@@ -43,21 +48,21 @@ impl Routes {
                 endpoints: endpoints.iter().copied().collect(),
             })
         };
-        let groups = service.ports.iter().flat_map(of_port).collect();
+        let groups = ports.iter().flat_map(of_port).collect();
         Self { service, groups }
     }
 
-    /// One of the same zone where there is one, otherwise any, but none of `except`; `random(n)` gives an index below `n`.
-    /// What the kernel has chosen is kept, and a Service with affinity gives a client the same one each time. An endpoint
+    pub(super) fn chosen(&self, vip: SocketAddr, asker: Asker<'_>) -> Choice {
+        let service = Arc::clone(&self.service);
+        match self.choose(vip, asker) {
+            Some(endpoint) => Choice::Endpoint(service, endpoint),
+            None => Choice::None(service),
+        }
+    }
+
+    /// One of the same zone where there is one, otherwise any, but none that has just failed. What the kernel has chosen is kept, and a Service with affinity gives a client the same one each time. An endpoint
     /// answers for a VIP of its own address family only, as with kube-proxy.
-    pub(super) fn choose(
-        &self,
-        vip: SocketAddr,
-        zone: &str,
-        except: &[SocketAddr],
-        wish: Wish,
-        random: impl Fn(usize) -> usize,
-    ) -> Option<SocketAddr> {
+    fn choose(&self, vip: SocketAddr, Asker { zone, except, wish, random }: Asker<'_>) -> Option<SocketAddr> {
         let (near, family) = self.groups(vip, zone);
         let is_ready = |choice: &SocketAddr| all(family.clone()).any(|ready| ready == *choice);
         if let Some(choice) = wish.choice.filter(|choice| !except.contains(choice)).filter(is_ready) {
@@ -70,7 +75,7 @@ impl Routes {
             };
             return usable(all(near).collect()).or_else(|| usable(all(family).collect()));
         }
-        pick(near, except, &random).or_else(|| pick(family, except, &random))
+        pick(near, except, random).or_else(|| pick(family, except, random))
     }
 
     /// All that a port of the VIP can use now.

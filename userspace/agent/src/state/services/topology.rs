@@ -49,6 +49,7 @@ fn ready_or_draining(all: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::External;
 
     fn service(local: bool) -> Service {
         Service {
@@ -59,6 +60,7 @@ mod tests {
             ports: Vec::new(),
             affinity: false,
             local,
+            external: External::default(),
         }
     }
 

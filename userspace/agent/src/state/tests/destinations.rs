@@ -48,7 +48,12 @@ fn a_vip_without_that_port_or_a_ready_endpoint_is_no_endpoint() {
 #[test]
 fn what_is_inside_the_cluster_and_not_told_of_is_awaited() {
     let ranges = |kind, block: &str| {
-        Event::Ranges(Ranges { kind, owner: "r".into(), blocks: vec![block.parse().unwrap()] })
+        Event::Ranges(Ranges {
+            kind,
+            owner: "r".into(),
+            blocks: vec![block.parse().unwrap()],
+            node: Vec::new(),
+        })
     };
     let state = with(&[ranges(RangeKind::Services, "10.96.0.0/16"), ranges(RangeKind::Pods, "10.0.0.0/24")]);
     assert_eq!(target(&state, VIP, 80), "awaited Services 10.96.0.1");
@@ -114,6 +119,78 @@ fn a_vip_leads_to_endpoints_of_its_own_family() {
     ]);
     assert_eq!(target(&state, VIP, 80), "endpoint 10.0.0.1:8080 of web");
     assert_eq!(target(&state, "fd00::80", 80), "endpoint [fd00::1]:8080 of web");
+}
+
+/// A Service that is reached at an address and a node's port, besides its VIP.
+fn exposed(name: &str, vip: &str, address: &str, node_port: u16) -> Service {
+    let node_ports = service_ports(&[("http", node_port)]);
+    let external = External { addresses: vec![ip(address)], node_ports };
+    Service { external, ..service(name, vip, &[("http", 80)]) }
+}
+
+fn node(pods: &str, address: &str) -> Event {
+    let (blocks, node) = (vec![pods.parse().unwrap()], vec![ip(address)]);
+    Event::Ranges(Ranges { kind: RangeKind::Pods, owner: "n1".into(), blocks, node })
+}
+
+#[test]
+fn an_external_address_and_a_nodes_port_lead_where_the_vip_does() {
+    let state = with(&[
+        node("10.0.0.0/24", "192.0.2.9"),
+        Event::Workload(pod("u1", &["10.0.0.1"]).into()),
+        Event::Service(Service { local: true, ..exposed("web", VIP, "198.51.100.1", 30080) }),
+    ]);
+    assert_eq!(target(&state, "198.51.100.1", 80), "no endpoint of web");
+    state.apply(&slice("web-1", "web", &[("http", 8080)], &[("10.0.0.1", true, "")]));
+    let there = "workload u1 10.0.0.1:8080 of web";
+    assert_eq!(target(&state, VIP, 80), "no endpoint of web", "it is not on this node");
+    assert_eq!(target(&state, "198.51.100.1", 80), there);
+    assert_eq!(target(&state, "192.0.2.9", 30080), there);
+    for (other, port) in
+        [("198.51.100.1", 30080), ("198.51.100.1", 81), ("192.0.2.9", 80), ("192.0.2.8", 30080)]
+    {
+        assert_eq!(target(&state, other, port), "unknown", "{other}:{port}");
+    }
+    state.apply(&Event::RangesGone(RangeKind::Services, "n1".into()));
+    assert_eq!(target(&state, "192.0.2.9", 30080), there, "a ServiceCIDR of the Node's name is gone");
+    state.apply(&Event::RangesGone(RangeKind::Pods, "n1".into()));
+    assert_eq!(target(&state, "192.0.2.9", 30080), "unknown");
+    state.apply(&Event::Service(service("web", VIP, &[("http", 80)])));
+    assert_eq!(target(&state, "198.51.100.1", 80), "unknown");
+}
+
+#[test]
+fn a_claim_outweighs_nothing_that_an_address_is() {
+    let state = with(&[
+        node("10.0.0.0/24", "192.0.2.9"),
+        Event::Workload(pod("u1", &["10.0.0.1"]).into()),
+        Event::Service(service("web", VIP, &[("http", 80)])),
+    ]);
+    for (index, address) in [VIP, "10.0.0.1", "10.0.0.2"].into_iter().enumerate() {
+        let before = target(&state, address, 80);
+        let name = format!("claims-{index}");
+        state.apply(&Event::Service(exposed(&name, &format!("10.96.7.{index}"), address, 31000)));
+        assert_eq!(target(&state, address, 80), before);
+    }
+}
+
+#[test]
+fn services_divide_an_address_and_the_first_keeps_what_two_claim() {
+    let state = with(&[
+        Event::Service(exposed("first", VIP, "198.51.100.1", 30080)),
+        Event::Service(exposed("second", "10.96.0.2", "198.51.100.1", 30081)),
+    ]);
+    let other = Service {
+        ports: service_ports(&[("http", 81)]),
+        ..exposed("other", "10.96.0.3", "198.51.100.1", 30082)
+    };
+    state.apply(&Event::Service(other));
+    assert_eq!(target(&state, "198.51.100.1", 80), "no endpoint of first");
+    assert_eq!(target(&state, "198.51.100.1", 81), "no endpoint of other");
+    state.apply(&Event::Service(exposed("first", VIP, "198.51.100.1", 30080)));
+    assert_eq!(target(&state, "198.51.100.1", 80), "no endpoint of first", "told again");
+    state.apply(&Event::ServiceGone("ns".into(), "first".into()));
+    assert_eq!(target(&state, "198.51.100.1", 80), "no endpoint of second");
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! Services as the cluster's own clients reach them by other ways than a VIP: at external addresses, a load balancer's among
+//! them, and at a port of any node. kube-proxy answers for all of these on the client's own node, so they are in the mesh
+//! as the VIPs are.
+//!
+//! Any Service can claim any address, so a claim never outweighs what an address is otherwise: `state` asks here for what
+//! is no VIP, no pod's, and in no range of the cluster's. Two Services may share an address and divide its ports; of two
+//! that claim the same port, the one that was told first has it as long as it lasts.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::routes::Routes;
+use super::{Name, is_of};
+use crate::state::object::{EndpointSlice, Service};
+
+/// Written by `state`'s writer.
+#[derive(Debug, Default)]
+pub(super) struct External {
+    /// In the order in which they were told: the first has the place.
+    claims: RwLock<HashMap<Place, Vec<Routes>>>,
+    nodes: RwLock<Nodes>,
+}
+
+/// What a Service can claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Address(SocketAddr),
+    NodePort(u16),
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    by_name: HashMap<Arc<str>, Vec<IpAddr>>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl External {
+    /// What a port of an address leads to, where the address is a node's and the port a Service's.
+    pub(super) fn at_node(&self, to: SocketAddr) -> Option<Routes> {
+        let routes = self.first(Place::NodePort(to.port()))?;
+        self.nodes.read().addresses.contains(&to.ip().to_canonical()).then_some(routes)
+    }
+
+    /// What an external address and port lead to.
+    pub(super) fn at(&self, to: SocketAddr) -> Option<Routes> {
+        self.first(address(to.ip(), to.port()))
+    }
+
+    /// Takes over what a Service claims now, and forgets what it claimed before.
+    pub(super) fn put(&self, name: &Name, old: Option<&Service>, routes: Option<&Routes>) {
+        let new: HashSet<Place> = routes.map(|routes| places(&routes.service).collect()).unwrap_or_default();
+        let old = old.into_iter().flat_map(places).filter(|place| !new.contains(place));
+        let mut claims = self.claims.write();
+        for place in old {
+            if let Some(all) = claims.get_mut(&place) {
+                all.retain(|routes| !is_of(routes, name));
+                if all.is_empty() {
+                    claims.remove(&place);
+                }
+            }
+        }
+        let Some(routes) = routes else { return };
+        for place in new {
+            let all = claims.entry(place).or_default();
+            match all.iter_mut().find(|known| is_of(known, name)) {
+                Some(known) => *known = routes.clone(),
+                None => all.push(routes.clone()),
+            }
+        }
+    }
+
+    /// A node's own addresses; none where it is gone.
+    pub(super) fn put_node(&self, name: &Arc<str>, addresses: &[IpAddr]) {
+        let nodes = &mut *self.nodes.write();
+        match addresses {
+            [] => drop(nodes.by_name.remove(name)),
+            _ => drop(nodes.by_name.insert(Arc::clone(name), addresses.to_vec())),
+        }
+        nodes.addresses = nodes.by_name.values().flatten().map(IpAddr::to_canonical).collect();
+    }
+
+    fn first(&self, place: Place) -> Option<Routes> {
+        self.claims.read().get(&place)?.first().cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims.read().is_empty() && self.nodes.read().by_name.is_empty()
+    }
+}
+
+/// What all places of a Service lead to; `None` for the many that have VIPs alone.
+pub(super) fn routes<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> Option<Routes> {
+    places(service).next()?;
+    // `internalTrafficPolicy` is the VIPs' alone.
+    let service = Arc::new(Service { local: false, ..service.clone() });
+    let ports: Vec<_> = service.ports.iter().chain(&service.external.node_ports).cloned().collect();
+    Some(Routes::of(service, &ports, slices))
+}
+
+fn places(service: &Service) -> impl Iterator<Item = Place> {
+    let external = &service.external;
+    let at = |ip: &IpAddr| service.ports.iter().map(|port| address(*ip, port.port)).collect::<Vec<_>>();
+    let node_ports = external.node_ports.iter().map(|port| Place::NodePort(port.port));
+    external.addresses.iter().flat_map(at).chain(node_ports)
+}
+
+fn address(ip: IpAddr, port: u16) -> Place {
+    Place::Address(SocketAddr::new(ip.to_canonical(), port))
+}
