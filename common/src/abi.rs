@@ -311,8 +311,10 @@ pub const LISTENER_HBONE: u32 = 1;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Inbound plaintext capture, on loopback in each workload's network namespace.
 pub const PLAINTEXT_PORT: u16 = 15006;
-/// HBONE (istio/ztunnel `ARCHITECTURE.md`).
+/// HBONE, in each workload's network namespace (istio/ztunnel `ARCHITECTURE.md`).
 pub const HBONE_PORT: u16 = 15008;
+/// The mark on the engine's sockets to applications, and on those that applications accept from it.
+pub const ENGINE_MARK: u32 = 0x513;
 
 const _: () = assert!(size_of::<Address>() == 16);
 const _: () = assert!(size_of::<Config>() == 48);

@@ -12,16 +12,18 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
     BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_TIMEOUT_INIT, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT2, bpf_sock,
 };
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use signet_common::abi::{
-    Captured, Flow, OUTBOUND_PORT, PATH_DIRECT, PATH_PROBE, PATH_REDIRECT, Port, PortOwner,
+    Captured, ENGINE_MARK, Flow, OUTBOUND_PORT, PATH_DIRECT, PATH_PROBE, PATH_REDIRECT, Port, PortOwner,
 };
 use signet_common::decision::Fault;
 
 use crate::maps::{BOUND, FLOWS, PORTS, SOCKETS, Storage, fault, of_family, read, words};
+use crate::redirect::{SO_BINDTOIFINDEX, SOL_SOCKET};
+use crate::steer::LOOPBACK;
 use crate::{direct, probe, wait};
 
 const DONE: u32 = 1;
@@ -33,7 +35,7 @@ pub fn signet_sock_ops(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TIMEOUT_INIT => with_socket(&ctx, hurry),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => with_socket(&ctx, established),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB if is_engines_end(&ctx) => watch_close(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => direct::admitted(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => with_socket(&ctx, listen),
         BPF_SOCK_OPS_STATE_CB => with_socket(&ctx, change),
         _ => {}
@@ -72,6 +74,32 @@ fn established(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     if let Some(captured) = direct::of(sk) {
         direct::establish(ctx, captured);
     }
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    with_socket(ctx, confine);
+    direct::admitted(ctx);
+}
+
+/// What an application accepts from the engine has the client's address as its peer and a port that the engine has
+/// chosen. A packet from outside may have the very same: another connection of that client, or of one that an address
+/// translator hides behind it. Bound to loopback, where the engine's packets arrive, the socket is not found for it, and
+/// neither is what TIME_WAIT leaves of it. Between equal addresses packets arrive elsewhere (see `steer`), and come from inside.
+#[inline(always)]
+fn confine(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    // SAFETY: the kernel passes a valid socket.
+    if unsafe { read!(sk, mark) } != ENGINE_MARK {
+        return;
+    }
+    let flow = flow(ctx);
+    if flow.local == flow.remote {
+        return;
+    }
+    let mut device = LOOPBACK;
+    let value = core::ptr::from_mut(&mut device).cast();
+    // SAFETY: the context is valid and the value is as long as said. An error leaves the socket as every other is.
+    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_BINDTOIFINDEX, value, 4) };
 }
 
 #[inline(always)]

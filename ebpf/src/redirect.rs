@@ -12,8 +12,8 @@ use crate::connect::socket;
 use crate::maps::{AF_INET, SOCKETS, Storage, fault, of_family, read, words};
 
 const AF_INET6: u32 = 10;
-const SOL_SOCKET: i32 = 1;
-const SO_BINDTOIFINDEX: i32 = 62;
+pub const SOL_SOCKET: i32 = 1;
+pub const SO_BINDTOIFINDEX: i32 = 62;
 
 /// Prepares the socket and stores its origin; the caller rewrites the destination.
 #[inline(always)]

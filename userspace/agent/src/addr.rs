@@ -121,16 +121,12 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Outbound capture, on loopback in each workload's network namespace.
-pub const OUTBOUND_PORT: u16 = 15001;
-/// Inbound plaintext capture, on loopback in each workload's network namespace.
-pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
-/// HBONE, in each workload's network namespace (istio/ztunnel `ARCHITECTURE.md`).
-pub const HBONE_PORT: u16 = 15008;
+pub use signet_common::abi::{
+    ENGINE_MARK, HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT as INBOUND_PLAINTEXT_PORT,
+};
+
 /// Ports of the engine itself: a CONNECT or a plaintext connection to one of them is refused.
 pub const ENGINE_PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, HBONE_PORT];
-/// The mark on the engine's sockets to applications, and on those that applications accept from it.
-pub const ENGINE_MARK: u32 = 0x513;
 
 #[cfg(test)]
 mod tests {

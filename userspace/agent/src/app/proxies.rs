@@ -51,7 +51,13 @@ impl Proxies {
 
 impl Sandboxes for Proxies {
     fn open(&mut self, Opened { netns, cookie, host, listeners }: Opened) {
-        let sandbox = Arc::new(Sandbox { netns, cookie, host, workloads: Default::default() });
+        let sandbox = Arc::new(Sandbox {
+            netns,
+            cookie,
+            host,
+            workloads: Default::default(),
+            in_clear: Default::default(),
+        });
         let running = proxy::start(self.context.clone(), sandbox.clone(), listeners);
         self.open.insert(cookie, (sandbox, running));
     }

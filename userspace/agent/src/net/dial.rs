@@ -31,7 +31,7 @@ pub async fn dial(netns: &Netns, to: SocketAddr, timeout: Duration) -> Result<Tc
 ///
 /// The source port is `from`'s where it is not 0 and that tuple is free. Pass port 0 where the engine itself holds the
 /// client's connection in this namespace (the plaintext path): a second socket with the mirrored tuple would get the
-/// first one's packets.
+/// first one's packets. `is_mirrored` says the same of other connections of that client.
 ///
 /// # Errors
 /// Refused, unreachable, or `timeout`.
@@ -39,11 +39,15 @@ pub async fn dial_transparent(
     netns: &Netns,
     from: SocketAddr,
     to: SocketAddr,
+    is_mirrored: impl Fn(SocketAddr) -> bool,
     timeout: Duration,
 ) -> Result<TcpStream, NetError> {
     let mut ports = SourcePorts::new(from.port());
     loop {
         let source = SocketAddr::new(from.ip(), ports.next());
+        if is_mirrored(source) && !ports.exhausted() {
+            continue;
+        }
         let attempt = async {
             let socket = socket_in(netns, to, |socket| bind_transparent(socket, source, to))?;
             connect(socket, to, timeout).await

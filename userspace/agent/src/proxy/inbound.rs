@@ -63,6 +63,7 @@ pub(crate) async fn serve(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted
 pub(crate) async fn serve_plaintext(context: Arc<Context>, sandbox: Arc<Sandbox>, accepted: Accepted) {
     let (context, sandbox) = (&*context, &*sandbox);
     let Accepted { stream, peer, local, place: _place } = accepted;
+    let _held = sandbox.in_clear.hold(peer.socket());
     let mut parties = Parties::between(Direction::Inbound, peer.socket(), local.socket());
     parties.path = Some(Path::Plaintext);
     let mut outcome = Outcome::begin(context, parties);
@@ -340,10 +341,11 @@ impl<'a> Permitted<'a> {
         // Port 0: the engine holds connections from the client's own ports in this namespace, and a mirrored tuple would
         // get their packets.
         let client = SocketAddr::new(peer.ip(), 0);
-        let application =
-            dial_transparent(&sandbox.netns, client, arrived.application, context.timeouts.connect)
-                .await
-                .map_err(Failure::Connect)?;
+        let is_mirrored = |source: SocketAddr| sandbox.in_clear.contains(source);
+        let timeout = context.timeouts.connect;
+        let application = dial_transparent(&sandbox.netns, client, arrived.application, is_mirrored, timeout)
+            .await
+            .map_err(Failure::Connect)?;
         Ok(Connected { arrived, epoch, application })
     }
 }

@@ -4,6 +4,7 @@
 //! are told apart by the cgroup of the connecting socket (outbound) or of the listening one (inbound).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,46 @@ pub struct Sandbox {
     pub host: bool,
     /// Who lives there, by cgroup. Written by `reconcile`, read per connection.
     pub workloads: RwLock<HashMap<CgroupId, Arc<LocalWorkload>>>,
+    /// Who has connected in clear.
+    pub in_clear: InClear,
+}
+
+/// The far ends of connections that came in clear and that the engine holds in a namespace. Towards an application it must
+/// take none of them for its own: the answer to its SYN would be that other connection's.
+///
+/// Clients that share an address have few in the range of the engine's ports, unless an address translator puts them there.
+#[derive(Default)]
+pub struct InClear(Mutex<HashMap<SocketAddr, usize>>);
+
+/// One of them, until it is dropped.
+pub(crate) struct HeldInClear<'a> {
+    all: &'a InClear,
+    peer: SocketAddr,
+}
+
+impl InClear {
+    /// Holds a far end; to several addresses of the namespace there can be several connections of one.
+    pub(crate) fn hold(&self, peer: SocketAddr) -> HeldInClear<'_> {
+        *self.0.lock().entry(peer).or_default() += 1;
+        HeldInClear { all: self, peer }
+    }
+
+    /// Whether somebody has connected from there.
+    pub(crate) fn contains(&self, peer: SocketAddr) -> bool {
+        self.0.lock().contains_key(&peer)
+    }
+}
+
+impl Drop for HeldInClear<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock();
+        if let Some(count) = all.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.peer);
+            }
+        }
+    }
 }
 
 /// One enrolled workload of this node.
@@ -138,3 +179,18 @@ impl Sandbox {
 
 /// A client that scans the pods' addresses must not have the engine look up thousands of them at each change.
 const MAX_WAITING: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_far_end_is_held_until_its_last_connection_has_ended() {
+        let (all, peer) = (InClear::default(), "10.0.0.1:4000".parse().unwrap());
+        let (first, second) = (all.hold(peer), all.hold(peer));
+        drop(first);
+        assert!(all.contains(peer));
+        drop(second);
+        assert!(!all.contains(peer) && all.0.lock().is_empty());
+    }
+}

@@ -182,7 +182,13 @@ impl Node {
         };
         let tenants = (0..).map(CgroupId).zip(workloads.iter().zip(&svids).map(local)).collect();
         let netns = Netns::current().unwrap();
-        let sandbox = Sandbox { netns, cookie: NetnsCookie(1), host, workloads: RwLock::new(tenants) };
+        let sandbox = Sandbox {
+            netns,
+            cookie: NetnsCookie(1),
+            host,
+            workloads: RwLock::new(tenants),
+            in_clear: Default::default(),
+        };
         let sandbox = Arc::new(sandbox);
         let running = self.serve(ip, &sandbox);
         Pod { ip, workload: Arc::clone(&workloads[0]), sandbox, running, _svids: svids }

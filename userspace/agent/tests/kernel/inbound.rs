@@ -65,6 +65,14 @@ fn begin(from: &Netns, to: SocketAddr) -> socket2::Socket {
     })
 }
 
+/// Connects from an address and port of the namespace.
+fn bound_connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
+    Ok(socket.into())
+}
+
 pub(crate) fn steered_pod(node: &mut Node) -> (Pod, Netns, Engine) {
     let pod = node.pod("server");
     node.enrol(&pod);
@@ -291,9 +299,39 @@ fn the_engine_reaches_the_application_in_the_clients_name() {
     let (own_v4, own_v6) = (pod_at(POD_V4, 4000), pod_at(POD_V6, 4000));
     let foreign = ["10.99.0.7:4000", "[fd99::7]:4000"].map(|client| client.parse::<SocketAddr>().unwrap());
     for (client, ip) in [(foreign[0], POD_V4), (foreign[1], POD_V6), (own_v4, POD_V4), (own_v6, POD_V6)] {
-        let dial = net::dial_transparent(&netns, client, pod_at(ip, 8080), Duration::from_secs(10));
+        let dial =
+            net::dial_transparent(&netns, client, pod_at(ip, 8080), |_| false, Duration::from_secs(10));
         let stream = node.runtime.block_on(dial).unwrap();
         assert_eq!(signet_agent::addr::canonical(accept(&application)), pod_at(ip, 8080));
         assert_eq!(stream.local_addr().unwrap(), client);
+    }
+}
+
+/// As address translators choose any port, and the engine another for the same client.
+#[test]
+fn a_client_may_use_the_port_that_the_engine_has_chosen_in_its_name() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let pod = node.pod("server");
+    node.enrol(&pod);
+    let outside = pod.netns.wire();
+    let netns = net::Netns::new(pod.netns.fd.try_clone().unwrap());
+    let listeners = node.runtime.block_on(async { net::prepare(&netns) }).unwrap();
+    let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
+    node.kernel.steer(pod.netns.fd.as_fd(), pod.netns.cookie, false, to).unwrap();
+    for (client, ip) in [("10.77.0.2:4000", POD_V4), ("[fd77::2]:4000", POD_V6)] {
+        let application = Process::start(&pod.cgroup, &pod.netns, move || {
+            let listener = TcpListener::bind(pod_at(ip, 8080))?;
+            Ok((listener.try_clone()?, String::new()))
+        });
+        application.said().unwrap();
+        let client: SocketAddr = client.parse().unwrap();
+        let dial =
+            net::dial_transparent(&netns, client, pod_at(ip, 8080), |_| false, Duration::from_secs(10));
+        let engines = node.runtime.block_on(dial).unwrap();
+        assert_eq!(engines.local_addr().unwrap(), client);
+        let same = outside.enter(|| bound_connect(client, pod_at(ip, 8080)));
+        same.unwrap_or_else(|error| panic!("while the engine's lives, from {client}: {error}"));
+        accept(&listeners.plaintext);
     }
 }
