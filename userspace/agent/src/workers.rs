@@ -2,8 +2,8 @@
 //!
 //! A connection is served by one worker from accept to end, with every socket that it uses: no lock is shared, nobody is
 //! woken up to share work, and what a thread keeps warm (blocks, ciphers, the cache) is warm for the connection's next
-//! bytes. So a worker that is busy is not helped by one that is not; new connections go where there are fewest, and a tunnel
-//! that has rested goes on where there are fewer, since those that are used next may all rest with one worker.
+//! bytes. So a worker that is busy is not helped by one that is not; new connections go where there are fewest, and a native
+//! tunnel, whenever it is used, goes on with others of its peer's thread.
 //! Everything else (discovery, SVIDs, admin) stays on the runtime that the process began with, and cannot delay bytes.
 
 mod metrics;
@@ -55,6 +55,12 @@ impl WorkerId {
     pub fn current() -> Self {
         CURRENT.get()
     }
+
+    /// Its lane, as it tells peers.
+    #[must_use]
+    pub fn lane(self) -> u8 {
+        self.0 as u8
+    }
 }
 
 impl Workers {
@@ -85,12 +91,17 @@ impl Workers {
         Place::at(own.filter(|own| own.load() <= least.load()).unwrap_or(least))
     }
 
-    /// A place that suits a connection better which has rested and is used again: `None` where it is best off at its own, which is
-    /// so unless another worker has fewer by two, without it.
+    /// A place that suits a connection better which was at rest and is used: `None` where it is best off at its own.
+    ///
+    /// That is with the others of its lane: what a thread of the peer's sends in one go wakes one worker here, which answers
+    /// in one go. Unless that worker has more than others by [`SLACK`]: then where there are fewest.
     #[must_use]
-    pub fn better(&self, place: &Place) -> Option<Place> {
-        let least = self.all.iter().min_by_key(|worker| worker.load())?;
-        (place.worker.load() >= least.load() + 2).then(|| Place::at(least))
+    pub fn better(&self, place: &Place, lane: u8) -> Option<Place> {
+        let others = |worker: &Arc<Worker>| worker.load() - usize::from(Arc::ptr_eq(worker, &place.worker));
+        let least = self.all.iter().min_by_key(|worker| others(worker))?;
+        let of_lane = &self.all[usize::from(lane) % self.all.len()];
+        let best = if others(of_lane) <= others(least) + SLACK { of_lane } else { least };
+        (!Arc::ptr_eq(best, &place.worker)).then(|| Place::at(best))
     }
 
     /// The runtimes.
@@ -180,6 +191,9 @@ impl Drop for Threads {
     }
 }
 
+/// By how many connections a lane's worker may be ahead.
+const SLACK: usize = 4;
+
 thread_local! {
     /// Which worker this thread is; set once, when it begins.
     static CURRENT: Cell<WorkerId> = const { Cell::new(WorkerId(usize::MAX)) };
@@ -209,20 +223,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_rests_is_not_counted_and_goes_on_where_there_are_fewer() {
+    async fn who_rests_is_not_counted_and_goes_on_with_its_lane_unless_that_has_many() {
         let (workers, _threads) = two();
-        let mut places: Vec<_> = (0..4).map(|_| Place::at(&workers.all[0])).collect();
+        let mut places: Vec<_> = (0..8).map(|_| Place::at(&workers.all[0])).collect();
         places.iter_mut().for_each(Place::rest);
         assert_eq!(workers.all[0].load(), 0);
+        let loads = || workers.all.iter().map(|worker| worker.load()).collect::<Vec<_>>();
         let mut at = Vec::new();
         for mut place in places {
             place.resume();
-            place = workers.better(&place).unwrap_or(place);
-            at.push(place);
+            at.push(workers.better(&place, 3).unwrap_or(place));
+            if at.len() == 1 + SLACK {
+                assert_eq!(loads(), [0, 1 + SLACK]);
+            }
         }
-        assert_eq!(workers.all.iter().map(|worker| worker.load()).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(loads(), [2, 6]);
+        assert!(workers.better(&at[0], 3).is_none(), "it is there");
         drop(at);
-        assert!(workers.all.iter().all(|worker| worker.load() == 0));
+        assert_eq!(loads(), [0, 0]);
     }
 
     #[tokio::test]

@@ -128,6 +128,7 @@ async fn open_hbone(
 
 fn head(request: &ConnectRequest) -> Open {
     Open {
+        lane: WorkerId::current().lane(),
         authority: request.authority.clone(),
         client: request.forwarded_for.to_string(),
         baggage: request.baggage.clone(),

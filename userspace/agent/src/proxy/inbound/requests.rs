@@ -1,7 +1,8 @@
 //! A native tunnel's requests: one application connection after the other, on one TLS connection and in one task.
 //!
 //! Between two requests a tunnel rests, and its client takes whichever it likes of those that rest: all that are used may be
-//! one worker's. So a tunnel that is used again moves to a worker that serves fewer.
+//! one worker's, or their workers any. So a tunnel that is used moves to the worker of its client's thread, or to one that
+//! serves fewer.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Requests {
                 Some(open) => open,
                 None => {
                     let open = self.next().await?;
-                    if let Some(place) = self.context.workers.better(&self.place) {
+                    if let Some(place) = self.context.workers.better(&self.place, open.lane) {
                         return Some(self.moved(place, open));
                     }
                     open

@@ -44,6 +44,8 @@ impl Mark {
 /// What a client asks for: the same as HBONE's CONNECT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Open {
+    /// Which of the client's threads asks: what these send together arrives together, and may be served together.
+    pub(crate) lane: u8,
     /// `<ip>:<port>` of the application.
     pub(crate) authority: String,
     /// `<ip>:<port>` of the client. Told, never trusted.
@@ -78,7 +80,8 @@ impl Open {
     /// The frame's content.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let fields = [&self.authority, &self.client, &self.baggage, &self.traceparent];
-        let mut content = Vec::with_capacity(8 + fields.iter().map(|field| field.len()).sum::<usize>());
+        let mut content = Vec::with_capacity(9 + fields.iter().map(|field| field.len()).sum::<usize>());
+        content.push(self.lane);
         fields.into_iter().for_each(|field| put(field, &mut content));
         content
     }
@@ -87,10 +90,12 @@ impl Open {
     ///
     /// # Errors
     /// It is malformed.
-    pub(crate) fn parse(mut content: &[u8]) -> Result<Self, FrameError> {
-        let mut field = || take(&mut content).map(str::to_owned);
-        let open = Self { authority: field()?, client: field()?, baggage: field()?, traceparent: field()? };
-        content.is_empty().then_some(open).ok_or(FrameError::Malformed)
+    pub(crate) fn parse(content: &[u8]) -> Result<Self, FrameError> {
+        let (&lane, mut rest) = content.split_first().ok_or(FrameError::Malformed)?;
+        let mut field = || take(&mut rest).map(str::to_owned);
+        let open =
+            Self { lane, authority: field()?, client: field()?, baggage: field()?, traceparent: field()? };
+        rest.is_empty().then_some(open).ok_or(FrameError::Malformed)
     }
 }
 
@@ -150,8 +155,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_open_reads_back(authority in field(), client in field(), baggage in field(), traceparent in field()) {
-            let open = Open { authority, client, baggage, traceparent };
+        fn every_open_reads_back(lane in any::<u8>(), authority in field(), client in field(), baggage in field(), traceparent in field()) {
+            let open = Open { lane, authority, client, baggage, traceparent };
             prop_assert_eq!(Open::parse(&open.encode()), Ok(open));
         }
 
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn the_longest_frame_fits_into_one_record() {
         let long = || "x".repeat(MAX_FIELD);
-        let open = Open { authority: long(), client: long(), baggage: long(), traceparent: long() };
+        let open = Open { lane: 0, authority: long(), client: long(), baggage: long(), traceparent: long() };
         assert!(open.encode().len() <= crate::mtls::RECORD);
         let longer = Open { baggage: "x".repeat(MAX_FIELD + 1), ..Open::default() };
         assert_eq!(Open::parse(&longer.encode()), Ok(Open::default()));

@@ -58,48 +58,31 @@ fn loads(node: &Node) -> [u64; 2] {
 }
 
 #[tokio::test]
-async fn tunnels_that_rest_with_one_worker_are_used_again_on_both() {
+async fn a_tunnel_is_served_with_those_of_its_clients_thread_unless_they_are_many() {
     needs_privileges!();
     let ca = Arc::new(TestCa::new("cluster.local"));
     let (workers, _threads) = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
     let near = Node::speaking(&ca, Timeouts::default(), Tunnel::Auto);
     let far = Node::with_workers(&ca, Timeouts::default(), Tunnel::Auto, workers);
     let pair = Pair::of(near, far).await;
-    let open = async || {
+    let mut streams = Vec::new();
+    for (count, expected) in [(4, [0, 4]), (4, [2, 6])] {
+        for _ in 0..count {
+            let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
+            ping(&mut stream, "carried").await;
+            streams.push(stream);
+        }
+        assert_eq!(loads(&pair.far), expected);
+    }
+    drop(streams);
+    until("all tunnels rest", || loads(&pair.far) == [0, 0] && pair.near.context.native.resting() == 8).await;
+    // Two of them rest with the other worker.
+    let mut streams = Vec::new();
+    for count in 1..=5 {
         let mut stream = pair.near.connect(&pair.client, pair.app.address).await;
         ping(&mut stream, "carried").await;
-        stream
-    };
-    let rest = async |stream| {
-        let (before, resting) = (loads(&pair.far), pair.near.context.native.resting());
-        drop(stream);
-        until("a tunnel rests", || {
-            loads(&pair.far) != before && pair.near.context.native.resting() > resting
-        })
-        .await;
-        usize::from(loads(&pair.far)[0] == before[0])
-    };
-    let mut streams = Vec::new();
-    for _ in 0..8 {
-        streams.push(open().await);
-    }
-    assert_eq!(loads(&pair.far), [4, 4]);
-    // The tunnel that came to rest last is used first.
-    let mut of_worker = [Vec::new(), Vec::new()];
-    for stream in streams {
-        let worker = rest(stream).await;
-        of_worker[worker].push(open().await);
-    }
-    for stream in of_worker.into_iter().flatten() {
-        rest(stream).await;
-    }
-    let mut streams = Vec::new();
-    for _ in 0..4 {
-        streams.push(open().await);
-    }
-    assert_eq!(loads(&pair.far), [2, 2], "all four rested with one worker");
-    for stream in streams {
-        rest(stream).await;
+        streams.push(stream);
+        assert_eq!(loads(&pair.far), [0, count]);
     }
     assert_eq!(pair.near.count("istio_tcp_connections_failed_total", &[]), 0);
 }
