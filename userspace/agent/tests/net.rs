@@ -189,7 +189,8 @@ async fn an_application_that_does_not_listen_refuses_at_once_and_the_client_hear
     let before = pod.segments_at_client();
     for (client, app) in [("10.77.0.1:40000", "10.77.0.2:1"), ("[fd77::1]:40000", "[fd77::2]:1")] {
         let dialled =
-            dial_transparent(&pod.netns, client.parse().unwrap(), app.parse().unwrap(), PATIENCE).await;
+            dial_transparent(&pod.netns, client.parse().unwrap(), app.parse().unwrap(), |_| false, PATIENCE)
+                .await;
         assert!(matches!(dialled, Err(NetError::Refused(_))), "{dialled:?}");
     }
     assert_eq!(pod.segments_at_client(), before, "the client's machine was sent something");
@@ -270,7 +271,7 @@ async fn sees_its_client_at(pod: &Pod, app: &TcpListener, client: SocketAddr) ->
         let own = if client.is_ipv4() { "10.77.0.2" } else { "fd77::2" };
         to.set_ip(own.parse::<IpAddr>().unwrap());
     }
-    let mut engine = dial_transparent(&pod.netns, client, to, PATIENCE).await.unwrap();
+    let mut engine = dial_transparent(&pod.netns, client, to, |_| false, PATIENCE).await.unwrap();
     let (mut accepted, peer) = within(app.accept()).await.unwrap();
     assert_eq!(peer.ip().to_canonical(), client.ip());
     within(async {
