@@ -28,27 +28,36 @@ pub struct Footprint {
     consolidated: u64,
 }
 
-/// How long ago something was loaded or done, in heartbeats.
+/// How long ago something was loaded or done, in heartbeats, and for the how many-th time it is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loads {
     /// Since the last one.
-    Now,
+    Now(Turn),
     /// One ago: what follows a load (an SVID, the first look at maps) may still go on.
-    Lately,
+    Lately(Turn),
     /// What it took has just been given back: what is needed all the same comes back now.
-    GivenBack,
+    GivenBack(Turn),
     /// It has come back.
     Past,
+}
+
+/// What comes back after the first time looks like work, and work may hide in it: so there is a second, and no third.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
 }
 
 impl Loads {
     /// After another heartbeat, before which the process has worked or waited.
     fn next(self, has_worked: bool) -> Self {
         match (self, has_worked) {
-            (Self::GivenBack, _) | (Self::Past, false) => Self::Past,
-            (_, true) => Self::Now,
-            (Self::Now, false) => Self::Lately,
-            (Self::Lately, false) => Self::GivenBack,
+            (Self::GivenBack(Turn::First), true) => Self::Now(Turn::Second),
+            (Self::GivenBack(_), _) | (Self::Past, false) => Self::Past,
+            (Self::Past, true) => Self::Now(Turn::First),
+            (Self::Now(turn) | Self::Lately(turn), true) => Self::Now(turn),
+            (Self::Now(turn), false) => Self::Lately(turn),
+            (Self::Lately(turn), false) => Self::GivenBack(turn),
         }
     }
 }
@@ -56,14 +65,14 @@ impl Loads {
 /// That of a process which has just started.
 impl Default for Footprint {
     fn default() -> Self {
-        Self { loads: Loads::Now, used: Used::default(), consolidated: 0 }
+        Self { loads: Loads::Now(Turn::First), used: Used::default(), consolidated: 0 }
     }
 }
 
 impl Footprint {
     /// Something was loaded that will not be needed again.
     pub fn loaded(&mut self) {
-        self.loads = Loads::Now;
+        self.loads = Loads::Now(Turn::First);
     }
 
     /// Gives back what loading and working took, once nothing was loaded or done for a whole heartbeat; and puts the heap into
@@ -72,7 +81,7 @@ impl Footprint {
         let used = Used::now();
         let has_worked = used.is_work_since(std::mem::replace(&mut self.used, used));
         self.loads = self.loads.next(has_worked);
-        if self.loads == Loads::GivenBack {
+        if matches!(self.loads, Loads::GivenBack(_)) {
             settle();
         }
         let anonymous = Memory::now().map_or(0, |now| now.anonymous);
@@ -129,16 +138,18 @@ mod tests {
 
     #[test]
     fn a_whole_heartbeat_without_work_must_pass() {
-        let mut loads = Loads::Now;
+        use Loads::{GivenBack, Lately, Now, Past};
+        use Turn::{First, Second};
+        let mut loads = Now(First);
         let mut after = |has_worked| {
             loads = loads.next(has_worked);
             loads
         };
-        assert_eq!([false, true, false].map(&mut after), [Loads::Lately, Loads::Now, Loads::Lately]);
-        assert_eq!(after(false), Loads::GivenBack);
-        // What it takes to go on is no work.
-        assert_eq!([true, false, false].map(&mut after), [Loads::Past; 3]);
-        assert_eq!([true, false, false].map(&mut after), [Loads::Now, Loads::Lately, Loads::GivenBack]);
+        assert_eq!([false, true, false].map(&mut after), [Lately(First), Now(First), Lately(First)]);
+        assert_eq!([false, false].map(&mut after), [GivenBack(First), Past], "nothing has come back");
+        assert_eq!([true, false, false].map(&mut after), [Now(First), Lately(First), GivenBack(First)]);
+        assert_eq!([true, false, false].map(&mut after), [Now(Second), Lately(Second), GivenBack(Second)]);
+        assert_eq!([true, false].map(&mut after), [Past; 2], "what it takes to go on is no work");
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.
