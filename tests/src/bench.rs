@@ -101,6 +101,7 @@ impl Bench<'_> {
         let turns = |load: &Measure| contenders.iter().filter(|contender| load.is_for(contender)).count();
         self.progress.expect(self.options.rounds * loads.iter().map(turns).sum::<usize>());
         let memory = if self.wants("memory") { self.memory(contenders) } else { Vec::new() };
+        self.rehearse(contenders);
         self.progress.begin();
         for round in 0..self.options.rounds {
             loads.iter().for_each(|load| self.load(*load, round, contenders));
@@ -128,6 +129,17 @@ impl Bench<'_> {
             self.progress.say(&format!("memory: {shown}"));
         }
         std::mem::take(&mut self.samples)
+    }
+
+    /// What only a first connection costs is in no round: between workloads of one node it goes through the engine.
+    fn rehearse(&mut self, contenders: &[Contender<'_>]) {
+        for contender in contenders {
+            let taken = Measure::Request { connections: 1 }.take(contender, REHEARSAL);
+            if let Err(error) = taken {
+                let Contender { name, path, .. } = contender;
+                self.failures.push(format!("the rehearsal of {name} ({path}): {error:#}"));
+            }
+        }
     }
 
     fn memory_after_loads(&mut self, contenders: &[Contender<'_>]) {
@@ -222,6 +234,8 @@ const NEEDS: [Need; 4] = [Need::Nodes, Need::Engine, Need::Tool("envoy"), Need::
 const FILES_OF_ITS_OWN: u64 = 1_000;
 /// A node that starts asks for some at a time.
 const SVIDS_AT_A_TIME: usize = 16;
+/// A few requests on one connection.
+const REHEARSAL: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

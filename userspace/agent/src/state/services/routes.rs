@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::state::affinity::belonging;
 use crate::state::object::{EndpointSlice, Service, ServicePort};
 use crate::state::services::topology::{self, Candidate};
@@ -15,7 +17,7 @@ use crate::state::services::{Asker, Choice};
 pub(super) struct Routes {
     pub(super) service: Arc<Service>,
     /// Of all ports, side by side: a Service has a handful, so that a connection walks them, and what it waits for is memory.
-    groups: Arc<[Group]>,
+    groups: SmallVec<[Group; 3]>,
 }
 
 /// The usable endpoints of one port that share family and zone.
@@ -25,7 +27,7 @@ struct Group {
     port: u16,
     ipv6: bool,
     zone: Arc<str>,
-    endpoints: Box<[(IpAddr, u16)]>,
+    endpoints: Arc<[(IpAddr, u16)]>,
 }
 
 /// Endpoints by family and zone; a set, since one that moves between slices is in both for a moment.
@@ -112,7 +114,7 @@ impl Routes {
 
 /// The endpoints of these groups.
 fn all<'a>(groups: impl Iterator<Item = &'a Group> + Clone) -> impl Iterator<Item = SocketAddr> {
-    groups.flat_map(|group| &group.endpoints).map(|(address, port)| SocketAddr::new(*address, *port))
+    groups.flat_map(|group| &*group.endpoints).map(|(address, port)| SocketAddr::new(*address, *port))
 }
 
 /// By the port's name.
@@ -158,7 +160,7 @@ fn pick<'a>(
         return None;
     }
     let first = random(count);
-    let all = groups.flat_map(|group| &group.endpoints);
+    let all = groups.flat_map(|group| &*group.endpoints);
     let from_first = all.clone().skip(first).chain(all.take(first));
     from_first.map(|(address, port)| SocketAddr::new(*address, *port)).find(|to| !except.contains(to))
 }
