@@ -3,7 +3,7 @@
 //! While an engine is replaced nobody listens for it in its pods, and `sk_lookup`, which can refuse a SYN and not drop it,
 //! would refuse clients that no engine of their own lets wait. Dropped before the look-up, the SYN is sent again, and
 //! accepted then. What is not held goes on to `steer`, which decides as ever: nothing reaches an application by this
-//! program. It runs for every packet that comes in, and reads the first bytes of each.
+//! program. It runs for every packet that comes in, and reads the first bytes of each. What a pod only forwards waits too.
 
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};

@@ -76,6 +76,7 @@ pub use origins::{Origin, Origins};
 pub use pods::{find_pods_root, pod_cgroups};
 pub use preflight::{Finding, machine, preflight};
 pub use removal::{steered_namespaces, uninstall};
+pub use steering::Steering;
 
 use link::{AttachType, Target};
 use maps::Maps;
@@ -271,7 +272,17 @@ impl Kernel {
         self.maps.workloads()
     }
 
-    /// Steers a netns' inbound SYNs to these listeners: fills the sockmap, then links `sk_lookup` (pinned; replaced where it exists).
+    /// Loads what steers a netns: before its listeners are opened.
+    ///
+    /// # Errors
+    /// What failed and what to do.
+    pub fn steering(&mut self, cookie: NetnsCookie, host: bool) -> Result<Steering, KernelError> {
+        self.footprint.loaded();
+        steering::prepare(&self.pins, &mut self.loader, cookie, host)
+    }
+
+    /// Steers a netns' inbound SYNs to these listeners: fills the sockmap, then links `sk_lookup` (pinned; replaced where it
+    /// exists), and has SYNs wait from then on whenever there is no listener.
     ///
     /// # Errors
     /// What failed and what to do.
@@ -279,16 +290,17 @@ impl Kernel {
         &mut self,
         netns: BorrowedFd<'_>,
         cookie: NetnsCookie,
-        host: bool,
+        mut steering: Steering,
         to: SteeredListeners<'_>,
     ) -> Result<(), KernelError> {
         let keep = self.direct.namespaces().put(cookie, netns);
         keep.map_err(|source| KernelError::Namespace { netns: cookie, source })?;
-        self.footprint.loaded();
-        steering::steer(&self.pins, &mut self.loader, netns, cookie, host, to)?;
+        steering::steer(&self.pins, netns, &mut steering, to)?;
         // The node's own devices carry everybody's packets, and most of its ports are nobody's of the mesh.
-        if !host && let Err(error) = self.hold(netns, cookie) {
-            self.tell_unheld(&error);
+        if !steering.host
+            && let Err(error) = self.hold(netns, cookie)
+        {
+            self.tell_unheld(cookie, &error);
         }
         Ok(())
     }
@@ -298,10 +310,10 @@ impl Kernel {
         hold::put(&self.pins, program.as_fd(), netns, cookie)
     }
 
-    /// Once: it is the kernel's age, and so the same for every namespace.
-    fn tell_unheld(&mut self, error: &KernelError) {
+    /// Once: it is nearly always the kernel's age, and so the same for every namespace.
+    fn tell_unheld(&mut self, netns: NetnsCookie, error: &KernelError) {
         if !std::mem::replace(&mut self.is_unheld, true) {
-            info!(%error, "clients without an engine of their own will be refused while this one is replaced");
+            info!(%netns, %error, "clients without an engine of their own will be refused while this one is replaced");
         }
     }
 
@@ -311,8 +323,9 @@ impl Kernel {
     /// What failed and what to do.
     pub fn unsteer(&mut self, cookie: NetnsCookie) -> Result<(), KernelError> {
         self.direct.namespaces().remove(cookie);
-        steering::unsteer(&self.pins, cookie)?;
-        hold::remove(&self.pins, cookie)
+        // First: held without listeners, the namespace would hear nobody.
+        hold::remove(&self.pins, cookie)?;
+        steering::unsteer(&self.pins, cookie)
     }
 
     /// Network namespaces with a pinned link (after a restart: what the predecessor left).

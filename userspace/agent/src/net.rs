@@ -6,6 +6,7 @@
 
 mod addresses;
 mod descriptors;
+mod device;
 mod dial;
 mod leg;
 mod listen;
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 
 pub use addresses::own_addresses;
 pub use descriptors::raise_open_files;
+pub use device::keep_to_device;
 pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, Received, arm, disarm, reset};
 pub use listen::{Listeners, prepare, restore};

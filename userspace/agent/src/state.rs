@@ -199,7 +199,8 @@ impl State {
     /// that are enrolled.
     #[must_use]
     pub fn enrolled_behind(&self, to: SocketAddr) -> Vec<(Arc<Workload>, SocketAddr)> {
-        let places = self.services.endpoints(to).unwrap_or_else(|| vec![to]);
+        let is_others = || !self.workloads.at(to.ip()).is_empty() || self.ranges.of(to.ip()).is_some();
+        let places = self.services.endpoints(to, is_others).unwrap_or_else(|| vec![to]);
         let owners =
             |to: SocketAddr| self.owners(to.ip(), to.port()).into_iter().map(move |owner| (owner, to));
         places.into_iter().flat_map(owners).filter(|(owner, _)| owner.enrolled).collect()

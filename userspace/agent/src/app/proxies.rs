@@ -57,6 +57,7 @@ impl Sandboxes for Proxies {
             host,
             workloads: Default::default(),
             in_clear: Default::default(),
+            dialled: Default::default(),
         });
         let running = proxy::start(self.context.clone(), sandbox.clone(), listeners);
         self.open.insert(cookie, (sandbox, running));

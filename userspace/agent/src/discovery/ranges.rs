@@ -21,11 +21,11 @@ pub(crate) fn of_node(document: &Document) -> Result<Option<Ranges>, DocumentErr
     Ok((!pods.blocks.is_empty() || !node.is_empty()).then_some(Ranges { node, ..pods }))
 }
 
-/// Where kube-proxy answers for the ports of Services; names, and what a cloud has made up, are none.
+/// Where its kube-proxy answers for the ports of Services: not at names, and at external addresses only where no router of a
+/// cloud's has them, which nobody can tell.
 fn own(status: &NodeStatus) -> Vec<IpAddr> {
-    let ips =
-        status.addresses.iter().flatten().filter(|one| matches!(&*one.type_, "InternalIP" | "ExternalIP"));
-    ips.filter_map(|one| one.address.parse().ok()).collect()
+    let internal = status.addresses.iter().flatten().filter(|one| one.type_ == "InternalIP");
+    internal.filter_map(|one| one.address.parse().ok()).collect()
 }
 
 /// The addresses of Services.

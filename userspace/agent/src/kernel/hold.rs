@@ -27,10 +27,13 @@ pub(super) fn put(
 ) -> Result<(), KernelError> {
     let lost = |source| KernelError::Devices { netns: cookie, source };
     let put_here = || {
-        devices().map_err(lost)?.into_iter().try_for_each(|device| {
+        let on = |device: u32| {
             let pin = pins.links().join(format!("{}{device}", prefix(cookie)));
             link::put(&pin, program, Target::Device(device), AttachType::TcxIngress)
-        })
+        };
+        // One may go meanwhile, and the others are as good without it.
+        let results: Vec<_> = devices().map_err(lost)?.into_iter().map(on).collect();
+        results.into_iter().collect()
     };
     inside(netns, put_here).map_err(lost)?
 }
@@ -54,5 +57,8 @@ fn devices() -> io::Result<Vec<u32>> {
 }
 
 fn prefix(cookie: NetnsCookie) -> String {
-    format!("hold-{cookie}-")
+    format!("{PREFIX}{cookie}-")
 }
+
+/// Begins the names of the pins.
+pub(super) const PREFIX: &str = "hold-";

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::Ebpf;
@@ -15,25 +15,45 @@ use signet_common::abi::{LISTENER_HBONE, LISTENER_PLAINTEXT};
 
 use super::SteeredListeners;
 use super::error::KernelError;
+use super::hold;
 use super::link::{self, AttachType, Target};
 use super::object::{Loader, Pins, list};
 use super::programs::{self, STEER_NODE, STEER_POD};
 use crate::addr::NetnsCookie;
 
+/// A namespace's own copy of the program and its sockmap, before there are listeners: while there are, and the sockmap is empty,
+/// a predecessor's program refuses what comes.
+pub struct Steering {
+    cookie: NetnsCookie,
+    /// The namespace is the node's.
+    pub(super) host: bool,
+    ebpf: Ebpf,
+    program: OwnedFd,
+}
+
+/// Loads what a namespace needs.
+pub(super) fn prepare(
+    pins: &Pins,
+    loader: &mut Loader,
+    cookie: NetnsCookie,
+    host: bool,
+) -> Result<Steering, KernelError> {
+    let mut ebpf = loader.load_with(&sockmap_pin(pins, cookie))?;
+    name(&mut ebpf, cookie)?;
+    let program = programs::load(&mut ebpf, if host { STEER_NODE } else { STEER_POD })?;
+    Ok(Steering { cookie, host, ebpf, program })
+}
+
 /// Fills the namespace's sockmap, then puts the program behind its link.
 pub(super) fn steer(
     pins: &Pins,
-    loader: &mut Loader,
     netns: BorrowedFd<'_>,
-    cookie: NetnsCookie,
-    host: bool,
+    steering: &mut Steering,
     to: SteeredListeners<'_>,
 ) -> Result<(), KernelError> {
-    let mut ebpf = loader.load_with(&sockmap_pin(pins, cookie))?;
-    fill(&mut ebpf, to)?;
-    name(&mut ebpf, cookie)?;
-    let program = programs::load(&mut ebpf, if host { STEER_NODE } else { STEER_POD })?;
-    link::put(&link_pin(pins, cookie), program.as_fd(), Target::Open(netns), AttachType::SkLookup)
+    fill(&mut steering.ebpf, to)?;
+    let pin = link_pin(pins, steering.cookie);
+    link::put(&pin, steering.program.as_fd(), Target::Open(netns), AttachType::SkLookup)
 }
 
 /// Removes the link, then the sockmap: while the link is there, it must not find an empty map and drop.
@@ -46,17 +66,19 @@ pub(super) fn unsteer(pins: &Pins, cookie: NetnsCookie) -> Result<(), KernelErro
     }
 }
 
-/// The namespaces with a pinned link or sockmap.
+/// The namespaces with a pinned link, of whichever of the two programs, or sockmap.
 pub(super) fn steered(pins: &Pins) -> Vec<NetnsCookie> {
     let names = |dir, prefix| {
         // A directory that cannot be read has nothing that could be removed either.
         let entries = list(dir).unwrap_or_default();
         entries.into_iter().filter_map(move |entry| {
-            let name = entry.file_name()?.to_str()?;
-            Some(NetnsCookie(name.strip_prefix(prefix)?.parse().ok()?))
+            let cookie = entry.file_name()?.to_str()?.strip_prefix(prefix)?.split('-').next()?;
+            Some(NetnsCookie(cookie.parse().ok()?))
         })
     };
-    let mut all: Vec<_> = names(&pins.links(), LINK_PREFIX).chain(names(&pins.namespaces(), "")).collect();
+    let links = pins.links();
+    let linked = names(&links, LINK_PREFIX).chain(names(&links, hold::PREFIX));
+    let mut all: Vec<_> = linked.chain(names(&pins.namespaces(), "")).collect();
     all.sort_unstable();
     all.dedup();
     all

@@ -33,10 +33,10 @@ use super::failure::Failure;
 use super::hbone::{Incoming, Server, Tunnel};
 use super::outcome::Outcome;
 use super::parties::{Direction, Parties, Party, Path};
-use super::sandbox::{LocalWorkload, Sandbox};
-use crate::addr::{ENGINE_PORTS, Local, Peer};
+use super::sandbox::{HeldPeer, LocalWorkload, Sandbox};
+use crate::addr::{ENGINE_PORTS, Local, Peer, canonical};
 use crate::block::Block;
-use crate::net::{Leg, Received, arm, dial_transparent, relay};
+use crate::net::{Leg, Received, arm, dial_transparent, keep_to_device, relay};
 use crate::policy::{Flow, Permit};
 use crate::state::{State, Workload};
 
@@ -79,6 +79,10 @@ pub(crate) async fn serve_plaintext(context: Arc<Context>, sandbox: Arc<Sandbox>
 async fn follow_plaintext(arrival: Arrival<'_>, client: TcpStream) -> Result<(), Failure> {
     // Every way out of here but the relay's orderly end is a reset.
     arm(&client).map_err(Failure::Gone)?;
+    let Arrival { sandbox, peer, .. } = &arrival;
+    if sandbox.dialled.contains(peer.socket()) {
+        keep_to_device(&sandbox.netns, &client).map_err(Failure::Gone)?;
+    }
     let arrived = arrival.direct()?;
     let permitted = arrived.authorize()?;
     let connected = permitted.connect().await?;
@@ -225,6 +229,8 @@ struct Connected<'a> {
     arrived: Arrived<'a>,
     epoch: watch::Receiver<u64>,
     application: TcpStream,
+    /// The client's name as the application knows it.
+    dialled: HeldPeer<'a>,
 }
 
 impl<'a> Arrival<'a> {
@@ -346,7 +352,8 @@ impl<'a> Permitted<'a> {
         let application = dial_transparent(&sandbox.netns, client, arrived.application, is_mirrored, timeout)
             .await
             .map_err(Failure::Connect)?;
-        Ok(Connected { arrived, epoch, application })
+        let dialled = sandbox.dialled.hold(canonical(application.local_addr().map_err(Failure::Gone)?));
+        Ok(Connected { arrived, epoch, application, dialled })
     }
 }
 
@@ -356,10 +363,11 @@ impl<'a> Connected<'a> {
         self,
         client: impl Leg<C> + Send + 'a,
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
-        let Self { arrived, epoch, application } = self;
+        let Self { arrived, epoch, application, dialled } = self;
         arrived.arrival.outcome.opened();
         let meter = arrived.arrival.outcome.meter();
         Box::pin(async move {
+            let _dialled = dialled;
             tokio::select! {
                 ended = relay(client, application, &meter.traffic) => ended.map_err(Failure::Relay),
                 failure = arrived.lost_permit(epoch) => Err(failure),

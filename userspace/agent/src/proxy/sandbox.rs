@@ -33,37 +33,38 @@ pub struct Sandbox {
     pub host: bool,
     /// Who lives there, by cgroup. Written by `reconcile`, read per connection.
     pub workloads: RwLock<HashMap<CgroupId, Arc<LocalWorkload>>>,
-    /// Who has connected in clear.
-    pub in_clear: InClear,
+    /// Whom the engine holds a connection from that came in clear. Towards an application it must take none of these for
+    /// its own end: the answer to its SYN would be that other connection's.
+    pub in_clear: Peers,
+    /// In whose name it has dialled applications. Who connects in clear from there all the same is kept apart.
+    pub dialled: Peers,
 }
 
-/// The far ends of connections that came in clear and that the engine holds in a namespace. Towards an application it must
-/// take none of them for its own: the answer to its SYN would be that other connection's.
-///
-/// Clients that share an address have few in the range of the engine's ports, unless an address translator puts them there.
+/// Addresses and ports in use in a namespace. Those of clients seldom are in the range of the engine's, unless an address
+/// translator puts them there.
 #[derive(Default)]
-pub struct InClear(Mutex<HashMap<SocketAddr, usize>>);
+pub struct Peers(Mutex<HashMap<SocketAddr, usize>>);
 
 /// One of them, until it is dropped.
-pub(crate) struct HeldInClear<'a> {
-    all: &'a InClear,
+pub(crate) struct HeldPeer<'a> {
+    all: &'a Peers,
     peer: SocketAddr,
 }
 
-impl InClear {
-    /// Holds a far end; to several addresses of the namespace there can be several connections of one.
-    pub(crate) fn hold(&self, peer: SocketAddr) -> HeldInClear<'_> {
+impl Peers {
+    /// Holds one; several connections may have it, to several addresses of the namespace.
+    pub(crate) fn hold(&self, peer: SocketAddr) -> HeldPeer<'_> {
         *self.0.lock().entry(peer).or_default() += 1;
-        HeldInClear { all: self, peer }
+        HeldPeer { all: self, peer }
     }
 
-    /// Whether somebody has connected from there.
+    /// Whether somebody holds it.
     pub(crate) fn contains(&self, peer: SocketAddr) -> bool {
         self.0.lock().contains_key(&peer)
     }
 }
 
-impl Drop for HeldInClear<'_> {
+impl Drop for HeldPeer<'_> {
     fn drop(&mut self) {
         let mut all = self.all.0.lock();
         if let Some(count) = all.get_mut(&self.peer) {
@@ -185,8 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_far_end_is_held_until_its_last_connection_has_ended() {
-        let (all, peer) = (InClear::default(), "10.0.0.1:4000".parse().unwrap());
+    fn a_peer_is_held_until_its_last_connection_has_ended() {
+        let (all, peer) = (Peers::default(), "10.0.0.1:4000".parse().unwrap());
         let (first, second) = (all.hold(peer), all.hold(peer));
         drop(first);
         assert!(all.contains(peer));

@@ -188,6 +188,7 @@ impl Node {
             host,
             workloads: RwLock::new(tenants),
             in_clear: Default::default(),
+            dialled: Default::default(),
         };
         let sandbox = Arc::new(sandbox);
         let running = self.serve(ip, &sandbox);

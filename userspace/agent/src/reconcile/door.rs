@@ -151,9 +151,10 @@ impl Door for Kernel {
         cookie: NetnsCookie,
         host: bool,
     ) -> Result<Listeners, ReconcileError> {
+        let steering = self.steering(cookie, host)?;
         let listeners = net::prepare(netns)?;
         let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
-        self.steer(netns.as_fd(), cookie, host, to)?;
+        self.steer(netns.as_fd(), cookie, steering, to)?;
         Ok(listeners)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use self::external::External;
+use self::external::{External, Place};
 use self::routes::Routes;
 use super::Wish;
 use super::intern::ZonePool;
@@ -79,7 +79,7 @@ impl Services {
                 self.vips.insert(Address::of(*vip), routes.clone());
             }
         }
-        self.external.put(&name, old.as_deref(), self.external_routes(&name).as_ref());
+        self.external.put(&name, old.as_deref(), self.claims(&name));
         if let Some(old) = old {
             self.withdraw(&name, old.vips.iter().filter(|vip| !service.vips.contains(vip)));
         }
@@ -93,7 +93,7 @@ impl Services {
     pub(super) fn remove(&self, namespace: &Arc<str>, name: &Arc<str>) {
         let name = (Arc::clone(namespace), Arc::clone(name));
         let old = self.names.write().remove(&name);
-        self.external.put(&name, old.as_deref(), None);
+        self.external.put(&name, old.as_deref(), Vec::new());
         if let Some(old) = old {
             self.withdraw(&name, old.vips.iter());
         }
@@ -143,10 +143,16 @@ impl Services {
         Some(self.external.at(to)?.chosen(to, asker))
     }
 
-    /// All endpoints of a VIP's port, a Service's port of a node, or an external address; `None` where it is none of these.
-    pub(super) fn endpoints(&self, to: SocketAddr) -> Option<Vec<SocketAddr>> {
+    /// All endpoints of a VIP's port, a Service's port of a node, or, unless the address `is_others`, an external one; `None`
+    /// where it is none of these.
+    pub(super) fn endpoints(
+        &self,
+        to: SocketAddr,
+        is_others: impl FnOnce() -> bool,
+    ) -> Option<Vec<SocketAddr>> {
         let of_vip = self.vips.with(&Address::of(to.ip()), |routes| Some(routes?.endpoints(to)));
-        let external = || self.external.at_node(to).or_else(|| self.external.at(to));
+        let claimed = || self.external.at(to).filter(|_| !is_others());
+        let external = || self.external.at_node(to).or_else(claimed);
         of_vip.or_else(|| Some(external()?.endpoints(to)))
     }
 
@@ -205,17 +211,16 @@ impl Services {
     }
 
     /// The same for where else it is reached.
-    fn external_routes(&self, name: &Name) -> Option<Routes> {
+    fn claims(&self, name: &Name) -> Vec<(Place, Routes)> {
         let names = self.names.read();
-        let known = names.by_name.get(name)?;
-        external::routes(known.service.as_deref()?, known.slices.values())
+        let known = names.by_name.get(name);
+        let claims = known.and_then(|known| Some((known.service.as_deref()?, known.slices.values())));
+        claims.map(|(service, slices)| external::claims(service, slices)).unwrap_or_default()
     }
 
     /// Puts a Service's routes in place where it has the VIP; another Service may have taken it over.
     fn refresh(&self, name: &Name) {
-        if let Some(routes) = self.external_routes(name) {
-            self.external.put(name, None, Some(&routes));
-        }
+        self.external.put(name, None, self.claims(name));
         let Some(routes) = self.routes(name) else { return };
         for vip in &routes.service.vips {
             let renew = |old: Routes| if is_of(&old, name) { routes.clone() } else { old };

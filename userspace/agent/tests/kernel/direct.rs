@@ -55,11 +55,11 @@ impl Scene {
         }
         let (plaintext, hbone) = (server.netns.listen("[::]:15006"), server.netns.listen("[::]:15008"));
         let to = SteeredListeners { plaintext: plaintext.as_fd(), hbone: hbone.as_fd() };
-        node.kernel.steer(server.netns.fd.as_fd(), server.netns.cookie, false, to).unwrap();
+        node.steer(&server.netns, false, to);
         // Of the client's namespace only the door is needed: it keeps it, to look its sockets up.
         let nobody = client.netns.listen("[::]:15006");
         let to = SteeredListeners { plaintext: nobody.as_fd(), hbone: nobody.as_fd() };
-        node.kernel.steer(client.netns.fd.as_fd(), client.netns.cookie, false, to).unwrap();
+        node.steer(&client.netns, false, to);
         let application = server.netns.listen("[::]:8080");
         let ends = node.kernel.take_ends().unwrap();
         Self { client, server, application, plaintext, _hbone: hbone, ends, node }
@@ -690,7 +690,7 @@ fn in_a_shared_namespace_the_port_must_be_the_servers_own() {
     });
     let engine = [shared.listen("[::]:15006"), shared.listen("[::]:15008")];
     let to = SteeredListeners { plaintext: engine[0].as_fd(), hbone: engine[1].as_fd() };
-    node.kernel.steer(shared.fd.as_fd(), shared.cookie, true, to).unwrap();
+    node.steer(&shared, true, to);
     node.kernel.heartbeat().unwrap();
     let listen = |pod: &Pod| {
         Process::start(&pod.cgroup, &shared, || {

@@ -17,7 +17,8 @@ use nix::unistd::{ForkResult, Pid, fork, pipe};
 use signet_agent::addr::{CgroupId, NetnsCookie};
 use signet_agent::config::{UnknownPods, Unprotected};
 use signet_agent::kernel::{
-    CaptureOptions, CaptureState, CapturedWorkload, Kernel, KernelEvent, cgroup2_mount, netns_cookie,
+    CaptureOptions, CaptureState, CapturedWorkload, Kernel, KernelEvent, SteeredListeners, cgroup2_mount,
+    netns_cookie,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
@@ -125,6 +126,12 @@ impl Node {
         let cgroup = self.options.cgroup_root.join(name);
         fs::create_dir_all(&cgroup).unwrap();
         cgroup
+    }
+
+    /// As the engine does, with listeners that are open already.
+    pub(crate) fn steer(&mut self, netns: &Netns, host: bool, to: SteeredListeners<'_>) {
+        let steering = self.kernel.steering(netns.cookie, host).unwrap();
+        self.kernel.steer(netns.fd.as_fd(), netns.cookie, steering, to).unwrap();
     }
 
     /// With an engine that lives.

@@ -1,13 +1,14 @@
 //! SYNs from outside: which listener gets them, and what happens when it is gone.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
 use signet_agent::kernel::{CaptureState, CapturedWorkload, SteeredListeners};
 use signet_agent::net;
+use signet_common::ABI_VERSION;
 
 use crate::guards::{Netns, Node, POD_V4, POD_V6, Pod, Process, eventually};
 use crate::require_root_and_ebpf;
@@ -25,7 +26,7 @@ impl Engine {
 
     pub(crate) fn steer(&self, node: &mut Node, netns: &Netns, host: bool) {
         let to = SteeredListeners { plaintext: self.plaintext.as_fd(), hbone: self.hbone.as_fd() };
-        node.kernel.steer(netns.fd.as_fd(), netns.cookie, host, to).unwrap();
+        node.steer(netns, host, to);
     }
 }
 
@@ -121,6 +122,28 @@ fn without_a_listener_a_syn_waits_for_it_and_never_reaches_the_application() {
         accept(&engine.plaintext);
     }
     assert_eq!(accepted(&application), None);
+}
+
+/// Its engine has died while it let a namespace go.
+#[test]
+fn a_hold_without_steering_is_found_and_removed() {
+    require_root_and_ebpf!();
+    let mut node = Node::start();
+    let (pod, outside, engine) = steered_pod(&mut node);
+    let application = pod.netns.listen("[::]:8080");
+    drop(engine);
+    let cookie = pod.netns.cookie;
+    for pin in [format!("links/netns-{cookie}"), format!("abi-{ABI_VERSION}/netns/{cookie}")] {
+        std::fs::remove_file(node.options.pin_root.join(pin)).unwrap();
+    }
+    assert_eq!(node.kernel.steered(), [cookie]);
+    node.kernel.unsteer(cookie).unwrap();
+    assert_eq!(node.kernel.steered(), []);
+    // The steering's link goes some time after its pin.
+    eventually("the application is reached", || {
+        let _client = begin(&outside, pod_at(POD_V4, 8080));
+        accepted(&application).is_some()
+    });
 }
 
 /// As on a kernel that cannot hold it.
@@ -293,7 +316,7 @@ fn the_engine_reaches_the_application_in_the_clients_name() {
     let netns = net::Netns::new(pod.netns.fd.try_clone().unwrap());
     let listeners = node.runtime.block_on(async { net::prepare(&netns) }).unwrap();
     let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
-    node.kernel.steer(pod.netns.fd.as_fd(), pod.netns.cookie, false, to).unwrap();
+    node.steer(&pod.netns, false, to);
     let application = pod.netns.listen("[::]:8080");
     // The last two: the workload calls itself, or hostNetwork neighbours share the address.
     let (own_v4, own_v6) = (pod_at(POD_V4, 4000), pod_at(POD_V6, 4000));
@@ -318,7 +341,7 @@ fn a_client_may_use_the_port_that_the_engine_has_chosen_in_its_name() {
     let netns = net::Netns::new(pod.netns.fd.try_clone().unwrap());
     let listeners = node.runtime.block_on(async { net::prepare(&netns) }).unwrap();
     let to = SteeredListeners { plaintext: listeners.plaintext.as_fd(), hbone: listeners.hbone.as_fd() };
-    node.kernel.steer(pod.netns.fd.as_fd(), pod.netns.cookie, false, to).unwrap();
+    node.steer(&pod.netns, false, to);
     for (client, ip) in [("10.77.0.2:4000", POD_V4), ("[fd77::2]:4000", POD_V6)] {
         let application = Process::start(&pod.cgroup, &pod.netns, move || {
             let listener = TcpListener::bind(pod_at(ip, 8080))?;
@@ -331,7 +354,35 @@ fn a_client_may_use_the_port_that_the_engine_has_chosen_in_its_name() {
         let engines = node.runtime.block_on(dial).unwrap();
         assert_eq!(engines.local_addr().unwrap(), client);
         let same = outside.enter(|| bound_connect(client, pod_at(ip, 8080)));
-        same.unwrap_or_else(|error| panic!("while the engine's lives, from {client}: {error}"));
-        accept(&listeners.plaintext);
+        let mut same =
+            same.unwrap_or_else(|error| panic!("while the engine's lives, from {client}: {error}"));
+        let mut plaintext = None;
+        eventually("it arrives", || {
+            plaintext = listeners.plaintext.accept().ok();
+            plaintext.is_some()
+        });
+        let (plaintext, _) = plaintext.unwrap();
+        plaintext.set_nonblocking(true).unwrap();
+        node.runtime.block_on(async {
+            let plaintext = tokio::net::TcpStream::from_std(plaintext).unwrap();
+            net::keep_to_device(&netns, &plaintext).unwrap();
+            // Both are heard where they belong.
+            engines.try_write(b"engine").unwrap();
+            same.write_all(b"client").unwrap();
+            let mut heard = [0; 16];
+            plaintext.readable().await.unwrap();
+            assert_eq!(plaintext.try_read(&mut heard).unwrap(), 6);
+            assert_eq!(&heard[..6], b"client");
+        });
+        eventually("the application's end has what the engine wrote", || unacknowledged(&engines) == 0);
     }
+}
+
+/// Bytes that a socket has sent, and the other end has not (tcp(7), SIOCOUTQ).
+fn unacknowledged(stream: &tokio::net::TcpStream) -> i32 {
+    let mut count = 0;
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    assert_eq!(result, 0);
+    count
 }

@@ -3,10 +3,11 @@
 //! as the VIPs are.
 //!
 //! Any Service can claim any address, so a claim never outweighs what an address is otherwise: `state` asks here for what
-//! is no VIP, no pod's, and in no range of the cluster's. Two Services may share an address and divide its ports; of two
+//! is no VIP, no pod's, and in no range of the cluster's. A node's port is the Service's whoever else listens there, as
+//! with kube-proxy. Two Services may share an address and divide its ports; of two
 //! that claim the same port, the one that was told first has it as long as it lasts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub(super) struct External {
 
 /// What a Service can claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+pub(super) enum Place {
     Address(SocketAddr),
     NodePort(u16),
 }
@@ -34,14 +35,15 @@ enum Place {
 #[derive(Debug, Default)]
 struct Nodes {
     by_name: HashMap<Arc<str>, Vec<IpAddr>>,
-    addresses: HashSet<IpAddr>,
+    /// How many nodes have each.
+    addresses: HashMap<IpAddr, usize>,
 }
 
 impl External {
     /// What a port of an address leads to, where the address is a node's and the port a Service's.
     pub(super) fn at_node(&self, to: SocketAddr) -> Option<Routes> {
         let routes = self.first(Place::NodePort(to.port()))?;
-        self.nodes.read().addresses.contains(&to.ip().to_canonical()).then_some(routes)
+        self.nodes.read().addresses.contains_key(&to.ip().to_canonical()).then_some(routes)
     }
 
     /// What an external address and port lead to.
@@ -50,11 +52,10 @@ impl External {
     }
 
     /// Takes over what a Service claims now, and forgets what it claimed before.
-    pub(super) fn put(&self, name: &Name, old: Option<&Service>, routes: Option<&Routes>) {
-        let new: HashSet<Place> = routes.map(|routes| places(&routes.service).collect()).unwrap_or_default();
-        let old = old.into_iter().flat_map(places).filter(|place| !new.contains(place));
+    pub(super) fn put(&self, name: &Name, old: Option<&Service>, claimed: Vec<(Place, Routes)>) {
+        let is_kept = |place: &Place| claimed.iter().any(|(claimed, _)| claimed == place);
         let mut claims = self.claims.write();
-        for place in old {
+        for place in old.into_iter().flat_map(places).filter(|place| !is_kept(place)) {
             if let Some(all) = claims.get_mut(&place) {
                 all.retain(|routes| !is_of(routes, name));
                 if all.is_empty() {
@@ -62,24 +63,18 @@ impl External {
                 }
             }
         }
-        let Some(routes) = routes else { return };
-        for place in new {
+        for (place, routes) in claimed {
             let all = claims.entry(place).or_default();
             match all.iter_mut().find(|known| is_of(known, name)) {
-                Some(known) => *known = routes.clone(),
-                None => all.push(routes.clone()),
+                Some(known) => *known = routes,
+                None => all.push(routes),
             }
         }
     }
 
     /// A node's own addresses; none where it is gone.
     pub(super) fn put_node(&self, name: &Arc<str>, addresses: &[IpAddr]) {
-        let nodes = &mut *self.nodes.write();
-        match addresses {
-            [] => drop(nodes.by_name.remove(name)),
-            _ => drop(nodes.by_name.insert(Arc::clone(name), addresses.to_vec())),
-        }
-        nodes.addresses = nodes.by_name.values().flatten().map(IpAddr::to_canonical).collect();
+        self.nodes.write().put(name, addresses.iter().map(IpAddr::to_canonical).collect());
     }
 
     fn first(&self, place: Place) -> Option<Routes> {
@@ -92,16 +87,44 @@ impl External {
     }
 }
 
-/// What all places of a Service lead to; `None` for the many that have VIPs alone.
-pub(super) fn routes<'a>(
+impl Nodes {
+    fn put(&mut self, name: &Arc<str>, addresses: Vec<IpAddr>) {
+        for address in &addresses {
+            *self.addresses.entry(*address).or_default() += 1;
+        }
+        let old = match addresses.is_empty() {
+            true => self.by_name.remove(name),
+            false => self.by_name.insert(Arc::clone(name), addresses),
+        };
+        for address in old.into_iter().flatten() {
+            if let Some(count) = self.addresses.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.addresses.remove(&address);
+                }
+            }
+        }
+    }
+}
+
+/// What a Service claims, and what each place leads to; nothing for the many that have VIPs alone.
+pub(super) fn claims<'a>(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-) -> Option<Routes> {
-    places(service).next()?;
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+) -> Vec<(Place, Routes)> {
+    if places(service).next().is_none() {
+        return Vec::new();
+    }
     // `internalTrafficPolicy` is the VIPs' alone.
     let service = Arc::new(Service { local: false, ..service.clone() });
-    let ports: Vec<_> = service.ports.iter().chain(&service.external.node_ports).cloned().collect();
-    Some(Routes::of(service, &ports, slices))
+    // A node's port may have the number of another port of the Service.
+    let own = Routes::of(Arc::clone(&service), &service.ports, slices.clone());
+    let nodes = Routes::of(Arc::clone(&service), &service.external.node_ports, slices);
+    let routes = |place: &Place| match place {
+        Place::Address(_) => own.clone(),
+        Place::NodePort(_) => nodes.clone(),
+    };
+    places(&service).map(|place| (place, routes(&place))).collect()
 }
 
 fn places(service: &Service) -> impl Iterator<Item = Place> {

@@ -168,9 +168,32 @@ fn a_claim_outweighs_nothing_that_an_address_is() {
     ]);
     for (index, address) in [VIP, "10.0.0.1", "10.0.0.2"].into_iter().enumerate() {
         let before = target(&state, address, 80);
+        let behind = |state: &State| state.enrolled_behind(SocketAddr::new(ip(address), 80)).len();
+        let behind_before = behind(&state);
         let name = format!("claims-{index}");
         state.apply(&Event::Service(exposed(&name, &format!("10.96.7.{index}"), address, 31000)));
-        assert_eq!(target(&state, address, 80), before);
+        assert_eq!((target(&state, address, 80), behind(&state)), (before, behind_before));
+    }
+}
+
+#[test]
+fn a_nodes_port_may_have_the_number_of_another_port_of_the_service() {
+    let ports = service_ports(&[("a", 30081), ("b", 80)]);
+    let node_ports = service_ports(&[("a", 30080), ("b", 30081)]);
+    let external = External { addresses: vec![ip("198.51.100.1")], node_ports };
+    let state = with(&[
+        node("10.0.0.0/24", "192.0.2.9"),
+        Event::Service(Service { ports, external, ..service("web", VIP, &[]) }),
+        slice("web-1", "web", &[("a", 1), ("b", 2)], &[("203.0.113.1", true, "")]),
+    ]);
+    for (address, port, expected) in [
+        ("192.0.2.9", 30081, 2),
+        ("192.0.2.9", 30080, 1),
+        ("198.51.100.1", 30081, 1),
+        ("198.51.100.1", 80, 2),
+    ] {
+        let expected = format!("endpoint 203.0.113.1:{expected} of web");
+        assert_eq!(target(&state, address, port), expected, "{address}:{port}");
     }
 }
 
