@@ -339,7 +339,7 @@ fn provider() -> Arc<CryptoProvider> {
 const ALPN: &[u8] = b"h2";
 
 /// The native tunnel (docs/native.md).
-const NATIVE_ALPN: &[u8] = b"signet/1";
+const NATIVE_ALPN: &[u8] = b"signet/2";
 
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
