@@ -16,7 +16,7 @@ mod used;
 pub use memory::Memory;
 #[cfg(target_env = "gnu")]
 use memory::PAGE;
-use used::Used;
+use used::{Used, Work};
 
 /// Gives back and puts in order; whoever has a heartbeat asks it to at each.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ enum Loads {
     Past,
 }
 
-/// What comes back after the first time looks like work, and work may hide in it: so there is a second, and no third.
+/// What comes back after the first time looks like a little work, and such may hide in it: so there is a second, and no third
+/// unless there was more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     First,
@@ -49,15 +50,16 @@ enum Turn {
 }
 
 impl Loads {
-    /// After another heartbeat, before which the process has worked or waited.
-    fn next(self, has_worked: bool) -> Self {
-        match (self, has_worked) {
-            (Self::GivenBack(Turn::First), true) => Self::Now(Turn::Second),
-            (Self::GivenBack(_), _) | (Self::Past, false) => Self::Past,
-            (Self::Past, true) => Self::Now(Turn::First),
-            (Self::Now(turn) | Self::Lately(turn), true) => Self::Now(turn),
-            (Self::Now(turn), false) => Self::Lately(turn),
-            (Self::Lately(turn), false) => Self::GivenBack(turn),
+    /// After another heartbeat, and what the process has done in it.
+    fn next(self, work: Work) -> Self {
+        match (self, work) {
+            (Self::GivenBack(_), Work::Much) => Self::Now(Turn::First),
+            (Self::GivenBack(Turn::First), Work::Little) => Self::Now(Turn::Second),
+            (Self::GivenBack(_), _) | (Self::Past, Work::None) => Self::Past,
+            (Self::Past, _) => Self::Now(Turn::First),
+            (Self::Now(turn), Work::None) => Self::Lately(turn),
+            (Self::Lately(turn), Work::None) => Self::GivenBack(turn),
+            (Self::Now(turn) | Self::Lately(turn), _) => Self::Now(turn),
         }
     }
 }
@@ -79,8 +81,7 @@ impl Footprint {
     /// huge pages when it has become large, or half as large again.
     pub fn heartbeat(&mut self) {
         let used = Used::now();
-        let has_worked = used.is_work_since(std::mem::replace(&mut self.used, used));
-        self.loads = self.loads.next(has_worked);
+        self.loads = self.loads.next(used.work_since(std::mem::replace(&mut self.used, used)));
         if matches!(self.loads, Loads::GivenBack(_)) {
             settle();
         }
@@ -140,16 +141,19 @@ mod tests {
     fn a_whole_heartbeat_without_work_must_pass() {
         use Loads::{GivenBack, Lately, Now, Past};
         use Turn::{First, Second};
+        use Work::{Little, Much, None};
         let mut loads = Now(First);
-        let mut after = |has_worked| {
-            loads = loads.next(has_worked);
+        let mut after = |work| {
+            loads = loads.next(work);
             loads
         };
-        assert_eq!([false, true, false].map(&mut after), [Lately(First), Now(First), Lately(First)]);
-        assert_eq!([false, false].map(&mut after), [GivenBack(First), Past], "nothing has come back");
-        assert_eq!([true, false, false].map(&mut after), [Now(First), Lately(First), GivenBack(First)]);
-        assert_eq!([true, false, false].map(&mut after), [Now(Second), Lately(Second), GivenBack(Second)]);
-        assert_eq!([true, false].map(&mut after), [Past; 2], "what it takes to go on is no work");
+        assert_eq!([None, Little, None].map(&mut after), [Lately(First), Now(First), Lately(First)]);
+        assert_eq!([None, None].map(&mut after), [GivenBack(First), Past], "nothing has come back");
+        assert_eq!([Little, None, None].map(&mut after), [Now(First), Lately(First), GivenBack(First)]);
+        assert_eq!([Little, None, None].map(&mut after), [Now(Second), Lately(Second), GivenBack(Second)]);
+        assert_eq!([Much, None, None].map(&mut after), [Now(First), Lately(First), GivenBack(First)]);
+        assert_eq!([Little, None, None].map(&mut after), [Now(Second), Lately(Second), GivenBack(Second)]);
+        assert_eq!([Little, None].map(&mut after), [Past; 2], "what it takes to go on is no work");
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.

@@ -234,6 +234,8 @@ impl Kernel {
             let program = programs::load(&mut self.ebpf, program)?;
             link::put(&self.pins.links().join(link), program.as_fd(), Target::Open(root.as_fd()), attach)?;
         }
+        // Behind links once there are pods; what an engine holds shall not depend on whether there were any.
+        programs::load(&mut self.ebpf, HOLD)?;
         self.watch_own_sockets()?;
         self.pins.remove_other_versions()?;
         info!(cgroup_root = %self.options.cgroup_root.display(), "capture attached");

@@ -21,10 +21,25 @@ impl Used {
         Self { faults: usage.minor_page_faults(), cpu: time(usage.user_time()) + time(usage.system_time()) }
     }
 
-    /// More than an engine does that waits for connections.
-    pub(super) fn is_work_since(self, before: Self) -> bool {
-        self.faults - before.faults >= MANY_FAULTS || self.cpu.saturating_sub(before.cpu) >= MUCH_TIME
+    /// Between two heartbeats.
+    pub(super) fn work_since(self, before: Self) -> Work {
+        match (self.faults - before.faults, self.cpu.saturating_sub(before.cpu)) {
+            (_, cpu) if cpu >= MUCH_TIME => Work::Much,
+            (faults, _) if faults >= MANY_FAULTS => Work::Little,
+            _ => Work::None,
+        }
     }
+}
+
+/// How much a process has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// No more than an engine does that waits for connections.
+    None,
+    /// It has touched pages anew: a first connection does, and so does what comes back after all was given back.
+    Little,
+    /// It has run.
+    Much,
 }
 
 fn time(time: TimeVal) -> Duration {
@@ -45,11 +60,11 @@ mod tests {
     #[test]
     fn new_pages_and_time_are_work() {
         let before = Used { faults: 1000, cpu: Duration::from_secs(1) };
-        assert!(!before.is_work_since(before));
-        assert!(Used { faults: 1000 + MANY_FAULTS, ..before }.is_work_since(before));
-        assert!(Used { cpu: before.cpu + MUCH_TIME, ..before }.is_work_since(before));
+        assert_eq!(before.work_since(before), Work::None);
+        assert_eq!(Used { faults: 1000 + MANY_FAULTS, ..before }.work_since(before), Work::Little);
+        assert_eq!(Used { cpu: before.cpu + MUCH_TIME, ..before }.work_since(before), Work::Much);
         let now = Used::now();
         let pages = vec![1_u8; 4096 * 4 * MANY_FAULTS as usize];
-        assert!(Used::now().is_work_since(now), "{} pages are new", pages.len() / 4096);
+        assert!(Used::now().work_since(now) != Work::None, "{} pages are new", pages.len() / 4096);
     }
 }
