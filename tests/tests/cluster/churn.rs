@@ -156,6 +156,6 @@ const BATCHES: usize = 10;
 const IN_A_BATCH: usize = 50;
 const REAL_AT_A_TIME: usize = 8;
 /// Heaps grow to what the most pods at a time need, and idle connections come and go.
-const FIRST: Size = Size { tasks: 4, descriptors: 8, resident: 12 * 1024 };
+const FIRST: Size = Size { tasks: 4, descriptors: 8, anonymous: 12 * 1024 };
 /// 4 KiB for each pod object would be a leak of 2 MiB, and more than this.
-const SECOND: Size = Size { tasks: 2, descriptors: 4, resident: 1536 };
+const SECOND: Size = Size { tasks: 2, descriptors: 4, anonymous: 1536 };

@@ -25,28 +25,28 @@ pub(crate) struct Size {
     pub(crate) tasks: u64,
     /// Open files.
     pub(crate) descriptors: u64,
-    /// Resident KiB.
-    pub(crate) resident: u64,
+    /// Anonymous KiB: the pages of an unoptimised program's code are several times that, and come and go.
+    pub(crate) anonymous: u64,
 }
 
 impl Size {
     /// For an engine that is another process than before.
-    pub(crate) const ANY: Self = Self { tasks: u64::MAX, descriptors: u64::MAX, resident: u64::MAX };
+    pub(crate) const ANY: Self = Self { tasks: u64::MAX, descriptors: u64::MAX, anonymous: u64::MAX };
 
-    fn of(metrics: &Metrics) -> Self {
+    fn of(node: &Node, metrics: &Metrics) -> Result<Self> {
         let whole = |name| metrics.sum(name, &[]) as u64;
-        Self {
+        Ok(Self {
             tasks: whole("tokio_num_alive_tasks"),
             descriptors: whole("process_open_fds"),
-            resident: whole("process_resident_memory_bytes") / 1024,
-        }
+            anonymous: anonymous(node)?,
+        })
     }
 
     fn is_within(self, before: Self, more: Self) -> bool {
         let fits = |now, before: u64, more| now <= before.saturating_add(more);
         fits(self.tasks, before.tasks, more.tasks)
             && fits(self.descriptors, before.descriptors, more.descriptors)
-            && fits(self.resident, before.resident, more.resident)
+            && fits(self.anonymous, before.anonymous, more.anonymous)
     }
 }
 
@@ -63,7 +63,7 @@ impl Footprint {
             let count = counts[what].as_u64().with_context(|| format!("no {what} in {counts}"))?;
             held.insert(what.to_owned(), count);
         }
-        Ok(Self { held, size: Size::of(&metrics) })
+        Ok(Self { held, size: Size::of(node, &metrics)? })
     }
 
     /// Waits until the engine of a node holds no more than this, and takes at most `more` than it took; returns how it is then.
@@ -77,6 +77,16 @@ impl Footprint {
             Ok(now)
         })
     }
+}
+
+/// `RssAnon` of a node's engine (proc_pid_status(5)): no metric has it.
+fn anonymous(node: &Node) -> Result<u64> {
+    let engine = format!("^/usr/bin/signetd .*--node {}$", node.name());
+    let pid = stdout(&node.exec(&["pgrep", "--full", &engine])?)?;
+    let status = stdout(&node.exec(&["cat", &format!("/proc/{}/status", pid.trim())])?)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.with_context(|| format!("no RssAnon of process {pid} in:\n{status}"))
 }
 
 const ENTRIES: &str = "signet_bpf_map_entries";
