@@ -26,6 +26,9 @@ pub struct Footprint {
     used: Used,
     /// Bytes of anonymous memory when it was last put into huge pages.
     consolidated: u64,
+    /// Bytes of anonymous memory that were left when it was last given back, and up to which it is known to come back.
+    kept: u64,
+    tolerated: u64,
 }
 
 /// How long ago something was loaded or done, in heartbeats, and for the how many-th time it is given back.
@@ -67,7 +70,7 @@ impl Loads {
 /// That of a process which has just started.
 impl Default for Footprint {
     fn default() -> Self {
-        Self { loads: Loads::Now(Turn::First), used: Used::default(), consolidated: 0 }
+        Self { loads: Loads::Now(Turn::First), used: Used::default(), consolidated: 0, kept: 0, tolerated: 0 }
     }
 }
 
@@ -82,14 +85,26 @@ impl Footprint {
     pub fn heartbeat(&mut self) {
         let used = Used::now();
         self.loads = self.loads.next(used.work_since(std::mem::replace(&mut self.used, used)));
+        let anonymous = || Memory::now().map_or(0, |now| now.anonymous);
         if matches!(self.loads, Loads::GivenBack(_)) {
             settle();
+            self.kept = anonymous();
         }
-        let anonymous = Memory::now().map_or(0, |now| now.anonymous);
+        let anonymous = anonymous();
+        if self.loads == Loads::Past && self.has_grown(anonymous) {
+            (self.loads, self.tolerated) = (Loads::Now(Turn::First), anonymous);
+        }
         if anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
             huge::consolidate();
             self.consolidated = anonymous;
         }
+    }
+}
+
+impl Footprint {
+    /// Heap that was taken in a heartbeat in which all looked like what comes back. Once: what comes back again is needed.
+    fn has_grown(&self, anonymous: u64) -> bool {
+        anonymous >= self.kept + MUCH && anonymous > self.tolerated
     }
 }
 
@@ -130,6 +145,8 @@ extern "C" fn unmap_clean(
     1
 }
 
+/// Bytes of anonymous memory that are worth to be given back.
+const MUCH: u64 = 1 << 20;
 /// Bytes of anonymous memory from which on look-ups feel it; a node without many connections and peers stays below.
 const LARGE: u64 = 32 << 20;
 
@@ -154,6 +171,16 @@ mod tests {
         assert_eq!([Much, None, None].map(&mut after), [Now(First), Lately(First), GivenBack(First)]);
         assert_eq!([Little, None, None].map(&mut after), [Now(Second), Lately(Second), GivenBack(Second)]);
         assert_eq!([Little, None].map(&mut after), [Past; 2], "what it takes to go on is no work");
+    }
+
+    #[test]
+    fn heap_that_was_taken_unseen_is_given_back_once() {
+        let footprint = Footprint { kept: 6 * MUCH, ..Footprint::default() };
+        assert!(!footprint.has_grown(7 * MUCH - 1));
+        assert!(footprint.has_grown(7 * MUCH));
+        let footprint = Footprint { tolerated: 10 * MUCH, ..footprint };
+        assert!(!footprint.has_grown(10 * MUCH), "it has come back");
+        assert!(footprint.has_grown(10 * MUCH + 1));
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.
