@@ -157,5 +157,5 @@ const IN_A_BATCH: usize = 50;
 const REAL_AT_A_TIME: usize = 8;
 /// Heaps grow to what the most pods at a time need, and idle connections come and go.
 const FIRST: Size = Size { tasks: 4, descriptors: 8, anonymous: 12 * 1024 };
-/// 4 KiB for each pod object would be a leak of 2 MiB, and more than this.
-const SECOND: Size = Size { tasks: 2, descriptors: 4, anonymous: 1536 };
+/// Heaps grow in steps of a MiB. A leak of 8 KiB for each pod object would be 4 MiB, and with the real pods' more than this.
+const SECOND: Size = Size { tasks: 2, descriptors: 4, anonymous: 4 * 1024 };
