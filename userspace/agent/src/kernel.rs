@@ -279,7 +279,6 @@ impl Kernel {
     /// # Errors
     /// What failed and what to do.
     pub fn steering(&mut self, cookie: NetnsCookie, host: bool) -> Result<Steering, KernelError> {
-        self.footprint.loaded();
         steering::prepare(&self.pins, &mut self.loader, cookie, host)
     }
 
@@ -337,8 +336,8 @@ impl Kernel {
     }
 
     /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the kubelet's cgroup and the pods' root
-    /// again (kubelet may start after the engine, and gets another cgroup when it is restarted), and gives back what
-    /// loading took.
+    /// again (kubelet may start after the engine, and gets another cgroup when it is restarted), and gives memory
+    /// back that is not needed now.
     ///
     /// # Errors
     /// What failed and what to do.
