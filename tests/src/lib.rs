@@ -20,6 +20,7 @@ pub mod http;
 mod live;
 pub mod load;
 pub mod manifests;
+pub mod memory;
 pub mod mesh;
 pub mod need;
 pub mod netns;

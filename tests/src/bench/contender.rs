@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 
-use super::memory::Memory;
+use super::memory;
 use super::stage::ACROSS;
+use crate::memory::Memory;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::{binaries, cgroup, wait};
@@ -79,7 +80,7 @@ impl Contender<'_> {
     /// # Errors
     /// One of them has ended.
     pub(super) fn memory(&self) -> Result<Vec<Memory>> {
-        self.engines.iter().map(|engine| Memory::of(engine)).collect()
+        self.engines.iter().map(|engine| memory::of(engine)).collect()
     }
 
     /// Waits until the engines have cleaned up, or for long enough: the next contender's load shall have the machine.

@@ -1,62 +1,36 @@
 //! What engines hold in memory: fresh, and with connections that do nothing.
-//!
-//! From `/proc/<pid>/status`. Resident memory counts a program's own pages too; anonymous memory is what grows with
-//! connections. What the kernel holds for the sockets is in neither.
 
-use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::contender::Contender;
 use super::measure::Figure;
 use crate::cgroup;
+use crate::memory::Memory;
 
-/// Memory of an engine, in KiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Memory {
-    resident: f64,
-    anonymous: f64,
-}
-
-impl Memory {
-    /// Of all processes in a cgroup together.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(super) fn of(engine: &Path) -> Result<Self> {
-        let processes = cgroup::processes(engine)?;
-        ensure!(!processes.is_empty(), "no engine runs in {} any more", engine.display());
-        processes.into_iter().try_fold(Self::default(), |sum, pid| {
-            let path = format!("/proc/{pid}/status");
-            let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-            let one = Self::parse(&status).with_context(|| format!("cannot read {status}"))?;
-            Ok(Self { resident: sum.resident + one.resident, anonymous: sum.anonymous + one.anonymous })
-        })
-    }
-
-    /// `VmRSS` and `RssAnon` of proc_pid_status(5).
-    fn parse(status: &str) -> Option<Self> {
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim().strip_suffix(" kB")?.parse::<u32>().ok().map(f64::from)
-        };
-        Some(Self { resident: kib("VmRSS:")?, anonymous: kib("RssAnon:")? })
-    }
+/// Memory of all processes in an engine's cgroup together.
+///
+/// # Errors
+/// There is none.
+pub(super) fn of(engine: &Path) -> Result<Memory> {
+    let processes = cgroup::processes(engine)?;
+    ensure!(!processes.is_empty(), "no engine runs in {} any more", engine.display());
+    processes.into_iter().map(Memory::of).sum()
 }
 
 /// Waits until no engine gives back any more of what starting took, or for long enough.
 pub(super) fn wait_until_settled<'a>(contenders: impl Iterator<Item = &'a Contender<'a>> + Clone) {
-    let resident = || -> Result<f64> {
+    let resident = || -> Result<u64> {
         let each = contenders.clone().map(|contender| {
             contender.wait_until_quiet();
-            Ok(contender.memory()?.iter().map(|memory| memory.resident).sum::<f64>())
+            Ok(contender.memory()?.iter().map(|memory| memory.resident).sum::<u64>())
         });
         each.sum()
     };
-    let mut before = f64::INFINITY;
+    let mut before = u64::MAX;
     for _ in 0..SETTLED_LOOKS {
         let Ok(now) = resident() else { return };
         if now >= before {
@@ -84,7 +58,7 @@ pub(super) fn measure(contender: &Contender<'_>, idle: &[usize]) -> Result<Vec<F
         let now = contender.memory()?;
         figures.extend(sizes(&format!("memory_{count}_idle"), &now));
         for (end, (now, fresh)) in ENDS.into_iter().zip(now.iter().zip(&fresh)) {
-            let each = (now.anonymous - fresh.anonymous) / *count as f64;
+            let each = (now.anonymous as f64 - fresh.anonymous as f64) / *count as f64;
             figures.push(Figure {
                 measure: format!("memory_per_{count}_idle_{end}"),
                 unit: "KiB",
@@ -108,7 +82,7 @@ pub(super) fn after_loads(contender: &Contender<'_>) -> Result<Vec<Figure>> {
 
 /// Of the larger end.
 fn sizes(measure: &str, ends: &[Memory]) -> Vec<Figure> {
-    let most = |size: fn(&Memory) -> f64| ends.iter().map(size).fold(0.0, f64::max) / 1024.0;
+    let most = |size: fn(&Memory) -> u64| ends.iter().map(size).max().unwrap_or(0) as f64 / 1024.0;
     let figure = |suffix: &str, value| Figure { measure: format!("{measure}{suffix}"), unit: "MiB", value };
     vec![figure("", most(|end| end.resident)), figure("_anonymous", most(|end| end.anonymous))]
 }
@@ -123,16 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_two_lines_of_many() {
-        let status = "VmPeak:\t  99 kB\nVmRSS:\t   17920 kB\nRssAnon:\t 1024 kB\nRssFile:\t 9 kB\n";
-        assert_eq!(Memory::parse(status), Some(Memory { resident: 17920.0, anonymous: 1024.0 }));
-        assert_eq!(Memory::parse("Name:\tkthreadd\n"), None);
-    }
-
-    #[test]
     fn the_larger_end_is_shown() {
-        let ends =
-            [Memory { resident: 2048.0, anonymous: 1024.0 }, Memory { resident: 1024.0, anonymous: 512.0 }];
+        let ends = [Memory { resident: 2048, anonymous: 1024 }, Memory { resident: 1024, anonymous: 512 }];
         let values: Vec<f64> = sizes("memory_fresh", &ends).iter().map(|figure| figure.value).collect();
         assert_eq!(values, [2.0, 1.0]);
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use signet_testkit::cluster::{Node, Release};
 use signet_testkit::http::Metrics;
+use signet_testkit::memory::Memory;
 use signet_testkit::process::stdout;
 use signet_testkit::wait;
 
@@ -79,14 +80,12 @@ impl Footprint {
     }
 }
 
-/// `RssAnon` of a node's engine (proc_pid_status(5)): no metric has it.
+/// KiB of a node's engine: no metric has it.
 fn anonymous(node: &Node) -> Result<u64> {
     let engine = format!("^/usr/bin/signetd .*--node {}$", node.name());
     let pid = stdout(&node.exec(&["pgrep", "--full", &engine])?)?;
     let status = stdout(&node.exec(&["cat", &format!("/proc/{}/status", pid.trim())])?)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
-    kib.with_context(|| format!("no RssAnon of process {pid} in:\n{status}"))
+    Ok(Memory::parse(&status)?.anonymous)
 }
 
 const ENTRIES: &str = "signet_bpf_map_entries";

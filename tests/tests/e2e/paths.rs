@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use signet_testkit::memory::Memory;
 use signet_testkit::mesh::{Mesh, rows};
 use signet_testkit::need::Need;
 use signet_testkit::nginx::{self, Nginx};
@@ -169,14 +170,9 @@ impl Route {
     }
 
     fn anonymous_mib(&self) -> Result<Vec<f64>> {
-        self.mesh.nodes().into_iter().map(anonymous_mib).collect()
+        let of = |node: &Node| Ok(Memory::of(node.engine_pid()?)?.anonymous as f64 / 1024.0);
+        self.mesh.nodes().into_iter().map(of).collect()
     }
-}
-
-fn anonymous_mib(node: &Node) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.engine_pid()?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
 
 const PATHS: [&str; 3] = ["native", "hbone", "direct"];
