@@ -2,7 +2,8 @@
 //!
 //! One table from label set to five counters, so that a connection looks its labels up once and adds to atomics after
 //! that. The bytes of live connections are moved into the counters at each scrape: there is no timer, and a download of
-//! an hour is seen while it runs. `received` is what the server received and `sent` what it sent, on both reporters:
+//! an hour is seen while it runs. A label set that has not changed for an hour is forgotten, or a node that Jobs come to would
+//! fill the table with names that nobody asks for any more. `received` is what the server received and `sent` what it sent, on both reporters:
 //! Istio's convention (istio/istio#32399).
 
 mod labels;
@@ -12,8 +13,9 @@ use std::fmt::Error;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -41,11 +43,21 @@ pub(crate) struct Counters {
     failed: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    scraped: Mutex<Option<Scraped>>,
+}
+
+/// What a scrape has found.
+#[derive(Clone, Copy, Debug)]
+struct Scraped {
+    /// All of them together.
+    sum: u64,
+    /// When it was first seen.
+    since: Instant,
 }
 
 #[derive(Debug)]
 struct Table {
-    /// Never shrinks: Prometheus counters must not vanish; bounded by [`MAX_LABEL_SETS`].
+    /// Bounded by [`MAX_LABEL_SETS`].
     counters: RwLock<HashMap<Labels, Arc<Counters>>>,
     connections: Arc<Connections>,
     /// Asked at each scrape, as `connections` are. It has these metrics, so they do not have it.
@@ -100,6 +112,16 @@ impl Counters {
         self.received.fetch_add(to_server, Relaxed);
         self.sent.fetch_add(to_client, Relaxed);
     }
+
+    /// They have changed since the scrape before, or not for less than [`FORGOTTEN_AFTER`]. Asked once at each scrape.
+    fn are_fresh(&self, now: Instant) -> bool {
+        let each = [&self.opened, &self.closed, &self.failed, &self.received, &self.sent];
+        let sum = each.iter().fold(0_u64, |sum, counter| sum.wrapping_add(counter.load(Relaxed)));
+        let mut scraped = self.scraped.lock();
+        let same = scraped.filter(|scraped| scraped.sum == sum);
+        let since = scraped.insert(same.unwrap_or(Scraped { sum, since: now })).since;
+        now.saturating_duration_since(since) < FORGOTTEN_AFTER
+    }
 }
 
 impl Collector for Table {
@@ -110,6 +132,7 @@ impl Collector for Table {
             direct.flush();
         }
         self.encode_open(&mut encoder, direct.map_or(0, |direct| direct.count_open()))?;
+        self.forget(Instant::now());
         let counters = self.counters.read();
         for (name, help, value) in FAMILIES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -125,6 +148,17 @@ impl Collector for Table {
 }
 
 impl Table {
+    /// Lets label sets go that no connection has and whose counters rest. One that comes back begins at zero, which is to
+    /// Prometheus as if the engine had been restarted.
+    fn forget(&self, now: Instant) {
+        let is_held = |counters: &Arc<Counters>| Arc::strong_count(counters) > 1;
+        let mut table = self.counters.write();
+        table.retain(|_, counters| counters.are_fresh(now) || is_held(counters));
+        if table.capacity() > 4 * table.len() {
+            table.shrink_to_fit();
+        }
+    }
+
     /// Counted and not kept, so that it cannot drift from the connections there are.
     fn encode_open(&self, encoder: &mut DescriptorEncoder<'_>, direct: u64) -> Result<(), Error> {
         let help = "The number of TCP connections that are open now";
@@ -152,6 +186,8 @@ const FAMILIES: [Family; 5] = [
 
 /// About 30 MB of labels, and as much as a Prometheus server takes from one target; peers' baggage must not fill memory.
 const MAX_LABEL_SETS: usize = 20_000;
+/// What nobody has changed for so long was read by every scraper that there is.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -207,6 +243,27 @@ mod tests {
         drop(registered);
         let text = telemetry::encode(&registry);
         assert!(text.contains(&open(0)) && text.contains("reporter=\"source\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn what_rests_for_an_hour_is_forgotten_unless_a_connection_has_it() {
+        let metrics = Metrics::new(&mut Registry::default(), Arc::default());
+        let of = |name: &str| metrics.counters(Labels::of(&parties(name), ResponseFlags::None));
+        let held = of("held");
+        of("gone").opened();
+        of("back").opened();
+        let start = Instant::now();
+        let names = |after: u64| {
+            metrics.table.forget(start + Duration::from_secs(after));
+            metrics.table.counters.read().len()
+        };
+        assert_eq!((names(0), names(3000)), (3, 3));
+        of("back").opened();
+        assert_eq!((names(3599), names(3600)), (3, 2), "gone is forgotten");
+        assert_eq!(of("back").opened.load(Relaxed), 2, "it has changed since");
+        assert_eq!(names(3599 + 3600), 1, "a connection has the other");
+        drop(held);
+        assert_eq!(names(3599 + 3600), 0);
     }
 
     #[test]
