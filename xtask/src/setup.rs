@@ -5,6 +5,7 @@
 
 mod apt;
 mod compiler;
+mod definitions;
 mod go;
 mod gotools;
 mod kernels;

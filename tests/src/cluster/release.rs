@@ -59,6 +59,17 @@ impl Helm {
         arguments.extend(settings(values));
         self.run(&arguments)
     }
+
+    /// The same for a cluster that serves these groups (`cilium.io/v2`) beside Kubernetes' own.
+    ///
+    /// # Errors
+    /// The chart is wrong.
+    pub fn template_beside(&self, served: &[&str], values: &[&str]) -> Result<String> {
+        let mut arguments = vec!["template", RELEASE, CHART, "--namespace", NAMESPACE];
+        arguments.extend(served.iter().flat_map(|group| ["--api-versions", group]));
+        arguments.extend(settings(values));
+        self.run(&arguments)
+    }
 }
 
 impl Release {

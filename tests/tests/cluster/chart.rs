@@ -11,15 +11,20 @@ use signet_testkit::cluster::release::{self, NAMESPACE};
 use signet_testkit::cluster::{Helm, Kubectl};
 use signet_testkit::need::Need;
 
-use crate::shared;
+use crate::shared::{self, WITHIN};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
-    every_manifest_passes_the_api_servers_strict_dry_run,
     no_role_has_a_wildcard,
     a_misspelt_value_is_refused_and_named,
     values_that_contradict_each_other_are_refused_and_named,
     signetd_takes_the_configuration_that_is_rendered,
     the_chart_has_the_version_of_the_programs,
+);
+
+/// With the kinds of others that the chart renders: real definitions, of real projects.
+pub(crate) const MANIFEST_TESTS: &[crate::Test] = crate::tests!(
+    &[Need::Cluster, Need::Tool(PROMETHEUS), Need::Tool(CILIUM)] =>
+    every_manifest_passes_the_api_servers_strict_dry_run,
 );
 
 fn every_manifest_passes_the_api_servers_strict_dry_run() -> Result<()> {
@@ -39,7 +44,23 @@ fn every_manifest_passes_the_api_servers_strict_dry_run() -> Result<()> {
         let kinds = dry_run(kubectl, &manifests)?;
         ensure!(kinds.contains("DaemonSet") && kinds.len() >= 6, "only {kinds:?} for {values:?}");
     }
-    Ok(())
+    kinds_of_others_pass(kubectl, &helm)
+}
+
+fn kinds_of_others_pass(kubectl: &Kubectl, helm: &Helm) -> Result<()> {
+    for file in [PROMETHEUS, CILIUM] {
+        kubectl.apply(&fs::read_to_string(binaries::tool(file)?)?)?;
+    }
+    for name in CRDS {
+        kubectl.wait("default", &format!("crd/{name}"), "condition=Established", WITHIN)?;
+    }
+    let values = ["podMonitor.enabled=true", "podMonitor.labels.release=prometheus"];
+    let kinds = dry_run(kubectl, &helm.template_beside(&["cilium.io/v2"], &values)?)?;
+    for kind in ["PodMonitor", "CiliumNetworkPolicy"] {
+        ensure!(kinds.contains(kind), "no {kind} among {kinds:?}");
+    }
+    // Others use this cluster too, and what the chart renders there depends on what is served.
+    kubectl.run(&[&["delete", "crd"][..], &CRDS].concat()).map(drop)
 }
 
 fn no_role_has_a_wildcard() -> Result<()> {
@@ -160,4 +181,8 @@ const CONFIGURED: &[&str] = &[
     "signetd.log.format=json",
 ];
 const EXTERNAL_CA: &[&str] = &["ca.enabled=false", "ca.address=https://istiod.istio-system.svc:15012"];
+/// What `cargo xtask setup` has copied of other projects, and what they call it.
+const PROMETHEUS: &str = "prometheus-definitions.yaml";
+const CILIUM: &str = "cilium-definitions.yaml";
+const CRDS: [&str; 2] = ["podmonitors.monitoring.coreos.com", "ciliumnetworkpolicies.cilium.io"];
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,7 +16,8 @@ use crate::chart::objects;
 use crate::corpus;
 use crate::shared::{self, WITHIN};
 
-pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster] =>
+pub(crate) const TESTS: &[crate::Test] = crate::tests!(
+    &[Need::Cluster, Need::Tool("istio-definitions.yaml")] =>
     the_charts_crds_have_the_shape_of_istios,
     the_charts_crds_and_istios_answer_alike,
 );

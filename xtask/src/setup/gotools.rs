@@ -23,9 +23,7 @@ pub(super) const ISTIOD: &str = "istiod";
 
 /// Every program of a module is there, as the version that is wanted.
 pub(super) fn is_met(module: &str) -> bool {
-    let is_whole =
-        |module: Module| module.programs().all(|p| module.is_linked(p)) && module.has_definitions();
-    Module::read(module).is_ok_and(is_whole)
+    Module::read(module).is_ok_and(|module| module.programs().all(|program| module.is_linked(program)))
 }
 
 /// Links the programs that this machine has, and builds the others.
@@ -39,8 +37,7 @@ pub(super) fn install(module: &str) -> Result<()> {
     if !missing.is_empty() {
         module.build(&missing)?;
     }
-    module.programs().try_for_each(|program| link(&module.source(program), &linked(program)))?;
-    if module.has_definitions() { Ok(()) } else { module.copy_definitions() }
+    module.programs().try_for_each(|program| link(&module.source(program), &linked(program)))
 }
 
 /// In words, for the plan.
@@ -113,7 +110,7 @@ impl Module {
     fn build(&self, tools: &[&str]) -> Result<()> {
         let folder = self.folder();
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let mut command = self.go()?;
+        let mut command = go_in(&self.name)?;
         command
             .args([
                 "build",
@@ -129,31 +126,6 @@ impl Module {
             // Static: they run in pods and on nodes too.
             .env("CGO_ENABLED", "0");
         step::run(&format!("go build {} {}", self.name, self.version), &mut command)
-    }
-
-    /// Go in the module's folder, installed first where there is none.
-    fn go(&self) -> Result<Command> {
-        let mut command = Command::new(go::find().map_or_else(go::install, Ok)?);
-        command.current_dir(source_folder(&self.name)).env("GOTOOLCHAIN", "local").env_remove("GOFLAGS");
-        Ok(command)
-    }
-
-    /// Only Istio has definitions of its own: those of the policies that Signet reads.
-    fn has_definitions(&self) -> bool {
-        self.name != ISTIOD || linked(DEFINITIONS).exists()
-    }
-
-    /// They come with a module that istiod is built from.
-    fn copy_definitions(&self) -> Result<()> {
-        let mut ask = self.go()?;
-        let said = step::output(ask.args(["mod", "download", "-json", "istio.io/api"]));
-        let said = said.context("Go cannot download istio.io/api, which istiod is built from")?;
-        let module: serde_json::Value = serde_json::from_str(&said)?;
-        let folder = module["Dir"].as_str().with_context(|| format!("Go said of istio.io/api: {said}"))?;
-        let from = Path::new(folder).join("kubernetes/customresourcedefinitions.gen.yaml");
-        fs::copy(&from, linked(DEFINITIONS))
-            .map(drop)
-            .with_context(|| format!("cannot copy {}", from.display()))
     }
 
     /// Without debug information, which is half of their size; with the version that Kubernetes' own build writes in.
@@ -174,15 +146,27 @@ impl Module {
     }
 }
 
-/// Beside the programs; the test kit looks there.
-const DEFINITIONS: &str = "istio-definitions.yaml";
+/// Go in a folder below `tests/cluster`, installed first where there is none.
+///
+/// # Errors
+/// There is none to be had.
+pub(super) fn go_in(folder: &str) -> Result<Command> {
+    let mut command = Command::new(go::find().map_or_else(go::install, Ok)?);
+    command.current_dir(source_folder(folder)).env("GOTOOLCHAIN", "local").env_remove("GOFLAGS");
+    Ok(command)
+}
+
+/// The folder of links to all programs, where the test kit looks.
+pub(super) fn links() -> PathBuf {
+    workspace::tools().join("bin")
+}
 
 fn source_folder(module: &str) -> PathBuf {
     workspace::root().join("tests/cluster").join(module)
 }
 
 fn linked(program: &str) -> PathBuf {
-    workspace::tools().join("bin").join(program)
+    links().join(program)
 }
 
 fn program(tool: &str) -> &str {

