@@ -3,7 +3,7 @@
 //!
 //! Nothing in it is a stand-in. What is ours: the machines (network and mount namespaces of this kernel), the link
 //! between them, and the order in which it all starts. As with a testbed, everything carries the cluster's name, and
-//! [`take_down`] removes all of it by that name alone; several clusters share a kernel. IPv4 only.
+//! [`take_down`] removes all of it by that name alone; several clusters share a kernel. Dual-stack, IPv4 first.
 
 pub mod ca;
 pub mod command;
@@ -239,8 +239,9 @@ impl Cluster {
             let kubelet = self.component(&format!("{}-kubelet", node.name()))?;
             let wait = |condition| kubectl.wait("default", &object, condition, READY_WITHIN);
             wait("create").and_then(|()| wait("condition=Ready")).with_context(|| kubelet.log_tail())?;
-            let range = json!({"spec": {"podCIDR": node.pod_range(), "podCIDRs": [node.pod_range()]}});
-            kubectl.run(&["patch", "node", node.name(), "--patch", &range.to_string()])?;
+            let ranges = node.pod_ranges();
+            let ranges = json!({"spec": {"podCIDR": ranges[0], "podCIDRs": ranges}});
+            kubectl.run(&["patch", "node", node.name(), "--patch", &ranges.to_string()])?;
         }
         kubectl.wait("default", "serviceaccount/default", "create", READY_WITHIN)
     }

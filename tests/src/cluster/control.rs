@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::component::{Component, Spot};
 use super::kubectl::Kubectl;
 use super::layout::{CONTROL, Layout, NODES};
-use super::network::{API_SERVICE_IP, CONTROL_IP, DNS_SERVICE_IP, POD_RANGE, SERVICE_RANGE};
+use super::network::{API_SERVICE_IP, CONTROL_IP, DNS_SERVICE_IP, POD_RANGES, SERVICE_RANGES};
 use super::pki;
 use crate::binaries;
 use crate::netns::Netns;
@@ -163,7 +163,7 @@ fn api_server(files: &Path) -> Result<Vec<String>> {
          --service-account-signing-key-file={files}/service-account.key \
          --service-account-issuer=https://kubernetes.default.svc.cluster.local \
          --api-audiences=https://kubernetes.default.svc.cluster.local,istio-ca \
-         --service-cluster-ip-range={SERVICE_RANGE}",
+         --service-cluster-ip-range={SERVICE_RANGES}",
         program.display()
     )))
 }
@@ -177,7 +177,7 @@ fn controller_manager(files: &Path) -> Result<Vec<String>> {
         "{} --kubeconfig={} --service-account-private-key-file={files}/service-account.key \
          --root-ca-file={files}/ca.crt --cluster-signing-cert-file={files}/ca.crt \
          --cluster-signing-key-file={files}/ca.key --use-service-account-credentials=true \
-         --controllers=*,-node-ipam-controller --cluster-cidr={POD_RANGE} --bind-address=127.0.0.1 \
+         --controllers=*,-node-ipam-controller --cluster-cidr={POD_RANGES} --bind-address=127.0.0.1 \
          --leader-elect=false",
         program.display(),
         config.display()

@@ -12,7 +12,7 @@ use super::component::Component;
 use super::control::{ControlPlane, READY_WITHIN, words};
 use super::layout::{Layout, NODES};
 use super::machine::{Machine, on_disk};
-use super::network::{CONTROL_IP, DNS_SERVICE_IP, POD_RANGE, node_ip, pod_range};
+use super::network::{CONTROL_IP, DNS_SERVICE_IP, POD_RANGES, node_ips, pod_ranges};
 use crate::binaries;
 use crate::netns::Netns;
 use crate::process::stdout;
@@ -64,15 +64,23 @@ impl Node {
         self.machine.name()
     }
 
-    /// Its address.
+    /// Its address, of IPv4.
     #[must_use]
     pub fn ip(&self) -> String {
-        node_ip(self.index)
+        let [ip, _] = node_ips(self.index);
+        ip
+    }
+
+    /// Its address, of IPv6.
+    #[must_use]
+    pub fn ip6(&self) -> String {
+        let [_, ip6] = node_ips(self.index);
+        ip6
     }
 
     /// The addresses of its pods: the CNI's configuration has them, and its Node tells of them as with most installers.
-    pub(crate) fn pod_range(&self) -> String {
-        pod_range(self.index)
+    pub(crate) fn pod_ranges(&self) -> [String; 2] {
+        pod_ranges(self.index)
     }
 
     /// Its cgroup root below the mount of any hierarchy: `kubepods` and `system` are in it.
@@ -138,7 +146,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 fn cni_config(index: usize) -> Value {
     json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [
         {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipam": {
-            "type": "host-local", "ranges": [[{"subnet": pod_range(index)}]], "routes": [{"dst": "0.0.0.0/0"}],
+            "type": "host-local", "ranges": pod_ranges(index).map(|subnet| json!([{"subnet": subnet}])),
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
         }},
         {"type": "portmap", "capabilities": {"portMappings": true}},
         // BBR, which a machine may have as its default, paces short flows on veth links to a crawl.
@@ -170,14 +179,14 @@ fn kubelet(name: &str, index: usize, kubeconfig: &Path) -> Result<Vec<String>> {
          --node-labels topology.kubernetes.io/zone=zone-{name}",
         binaries::tool("kubelet")?.display(),
         kubeconfig.display(),
-        node_ip(index)
+        node_ips(index).join(",")
     )))
 }
 
 /// The limits of conntrack are the kernel's, and stay as they are.
 fn kube_proxy(name: &str, kubeconfig: &Path) -> Result<Vec<String>> {
     Ok(words(&format!(
-        "{} --kubeconfig {} --hostname-override {name} --proxy-mode iptables --cluster-cidr {POD_RANGE} \
+        "{} --kubeconfig {} --hostname-override {name} --proxy-mode iptables --cluster-cidr {POD_RANGES} \
          --conntrack-max-per-core 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0",
         binaries::tool("kube-proxy")?.display(),
         kubeconfig.display()

@@ -18,6 +18,7 @@ mod handshakes;
 mod identities;
 mod images;
 mod installed;
+mod ipv6;
 mod issuing;
 mod istiod;
 mod lacking;
@@ -57,6 +58,7 @@ const TABLES: &[&[Test]] = &[
     handshakes::TESTS,
     identities::TESTS,
     services::TESTS,
+    ipv6::TESTS,
     dashboard::TESTS,
     installed::TESTS,
     unknown::TESTS,
@@ -67,6 +69,7 @@ const TABLES: &[&[Test]] = &[
     ca::TESTS,
     ca_outages::TESTS,
     chart::TESTS,
+    chart::MANIFEST_TESTS,
     lacking::TESTS,
     crds::TESTS,
     rights::TESTS,

@@ -13,7 +13,7 @@ use signet_testkit::wait;
 
 use crate::shared::{self, WITHIN};
 use crate::turns::{Turn, Turns};
-use crate::{dashboard, handshakes, identities, pods, probes, services};
+use crate::{dashboard, handshakes, identities, ipv6, pods, probes, services};
 
 pub(crate) const TESTS: &[crate::Test] = crate::tests!(&[Need::Cluster, Need::Engine] =>
     pods_on_two_nodes_talk_mtls_by_address_and_by_service,
@@ -374,6 +374,7 @@ static TURNS: Turns<Meshed> = Turns::new(
         + dashboard::TESTS.len()
         + handshakes::TESTS.len()
         + identities::TESTS.len()
+        + ipv6::TESTS.len()
         + pods::TESTS.len()
         + probes::TESTS.len()
         + services::TESTS.len(),
