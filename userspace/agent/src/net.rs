@@ -45,7 +45,9 @@ pub enum NetError {
         source: io::Error,
     },
     /// The peer did not answer in the time that was given.
-    #[error("{0} did not answer in time: it is down, or packets to it are dropped, as by a NetworkPolicy without this port")]
+    #[error(
+        "{0} did not answer in time: it is down, or packets to it are dropped, as by a NetworkPolicy without this port"
+    )]
     TimedOut(SocketAddr),
     /// This machine would not dial: descriptors, ports, or the source address.
     #[error("cannot dial {to} from this node: {source}")]
