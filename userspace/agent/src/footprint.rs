@@ -23,20 +23,29 @@ use memory::PAGE;
 
 /// Gives back and puts in order; whoever has a heartbeat asks it to at each.
 ///
-/// Memory is given back when the process is idle and has grown since the last time. What it needs to go on comes back then, and
-/// looks like growth: it is given back once more, since what was needed once only may hide in it, and left alone from the
-/// moment that as much has come back as before.
+/// Memory is given back when the process is idle and has grown. What it needs to go on comes back at once, and looks like
+/// growth: the lower of what had come back a heartbeat after each of the last two times is taken for that, since work may
+/// have fallen into one of them.
 #[derive(Debug, Default)]
 pub struct Footprint {
     /// CPU time, user and kernel, that the process had used at the last heartbeat.
     used: Duration,
     /// Heartbeats without work until now.
     idle: u32,
-    /// Bytes in memory before and after it was last given back.
-    before: u64,
-    left: u64,
+    given_back: GivenBack,
     /// Bytes of anonymous memory when it was last put into huge pages.
     consolidated: u64,
+}
+
+/// Bytes in memory after it was given back.
+#[derive(Debug, Default)]
+struct GivenBack {
+    /// At once.
+    left: u64,
+    /// A heartbeat after the last time, and the time before.
+    needed: [u64; 2],
+    /// That heartbeat has not been yet.
+    is_fresh: bool,
 }
 
 impl Footprint {
@@ -46,20 +55,29 @@ impl Footprint {
         let worked = cpu_time().saturating_sub(std::mem::replace(&mut self.used, cpu_time()));
         self.idle = if worked < MUCH_TIME { self.idle + 1 } else { 0 };
         let Some(now) = Memory::now() else { return };
-        if self.idle >= 2 && self.has_grown(now.resident) {
+        if self.given_back.is_worth_it(now.resident) && self.idle >= 2 {
             settle();
-            self.before = now.resident;
-            self.left = Memory::now().map_or(0, |left| left.resident);
+            self.given_back.again(Memory::now().map_or(0, |left| left.resident));
         }
         if now.anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
             huge::consolidate();
             self.consolidated = now.anonymous;
         }
     }
+}
 
-    /// By as much as is worth to be given back, and not to where it was before that.
-    fn has_grown(&self, resident: u64) -> bool {
-        resident >= self.left + MUCH && resident.abs_diff(self.before) >= MUCH
+impl GivenBack {
+    /// There is more than what cannot be given back, and more than what is needed. Asked at each heartbeat.
+    fn is_worth_it(&mut self, resident: u64) -> bool {
+        if std::mem::take(&mut self.is_fresh) {
+            self.needed = [resident, self.needed[0]];
+        }
+        let [last, before] = self.needed;
+        resident >= self.left.max(last.min(before)) + MUCH
+    }
+
+    fn again(&mut self, left: u64) {
+        (self.left, self.is_fresh) = (left, true);
     }
 }
 
@@ -121,21 +139,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_grows_is_given_back_until_the_same_has_come_back() {
-        let mut footprint = Footprint::default();
-        let mut is_given_back = |resident: u64, left: u64| {
-            let has_grown = footprint.has_grown(resident);
-            if has_grown {
-                (footprint.before, footprint.left) = (resident, left);
+    fn what_grows_is_given_back_and_what_comes_back_twice_is_needed() {
+        let mut given_back = GivenBack::default();
+        let mut is_worth_it = |resident: u64, left: u64| {
+            let is_worth_it = given_back.is_worth_it(resident * MUCH);
+            if is_worth_it {
+                given_back.again(left * MUCH);
             }
-            has_grown
+            is_worth_it
         };
-        assert!(is_given_back(24 * MUCH, 9 * MUCH), "what starting took");
-        assert!(!is_given_back(10 * MUCH - 1, 0), "not worth it");
-        assert!(is_given_back(15 * MUCH, 9 * MUCH), "what came back, and something in it");
-        assert!(is_given_back(12 * MUCH, 9 * MUCH), "what came back");
-        assert!(!is_given_back(12 * MUCH + 1, 0), "it is needed");
-        assert!(is_given_back(16 * MUCH, 10 * MUCH), "a load");
+        assert!(is_worth_it(24, 9), "what starting took");
+        assert!(is_worth_it(24, 9), "the same again at once: no proof that it is needed");
+        assert!(!is_worth_it(12, 0), "less came back this time");
+        assert!(is_worth_it(15, 9), "a load");
+        assert!(!is_worth_it(12, 0), "it is over");
+        assert!(is_worth_it(15, 9), "the next");
+        assert!(is_worth_it(15, 9), "and it goes on");
+        assert!(!is_worth_it(15, 0), "so it is needed");
+        assert!(is_worth_it(20, 20), "a heap that is in use");
+        assert!(!is_worth_it(20, 0), "nothing of it could be given back");
     }
 
     #[test]
@@ -143,11 +165,11 @@ mod tests {
         let mut footprint = Footprint::default();
         while cpu_time() < MUCH_TIME {}
         footprint.heartbeat();
-        assert_eq!((footprint.idle, footprint.left), (0, 0), "it has worked until now");
+        assert_eq!((footprint.idle, footprint.given_back.left), (0, 0), "it has worked until now");
         footprint.used += MUCH_TIME * 1000;
         footprint.idle = 1;
         footprint.heartbeat();
-        assert!(footprint.left > 0, "nothing was done since");
+        assert!(footprint.given_back.left > 0, "nothing was done since");
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.

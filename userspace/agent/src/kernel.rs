@@ -36,7 +36,6 @@ use tracing::{debug, info};
 
 use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
-use crate::footprint::Footprint;
 
 mod cgroup;
 mod clock;
@@ -155,7 +154,6 @@ pub struct Kernel {
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
     /// Reading the object takes memory that nothing needs any more.
-    footprint: Footprint,
     /// SYNs from outside cannot be held here, and the log has it.
     is_unheld: bool,
     tasks: [JoinHandle<()>; 3],
@@ -215,7 +213,6 @@ impl Kernel {
             direct,
             ends: Some(ends),
             own_link: None,
-            footprint: Footprint::default(),
             is_unheld: false,
             tasks,
         };
@@ -336,13 +333,11 @@ impl Kernel {
     }
 
     /// Stamps the heartbeat; call at a third of `engine_timeout`. Also looks for the kubelet's cgroup and the pods' root
-    /// again (kubelet may start after the engine, and gets another cgroup when it is restarted), and gives memory
-    /// back that is not needed now.
+    /// again (kubelet may start after the engine, and gets another cgroup when it is restarted).
     ///
     /// # Errors
     /// What failed and what to do.
     pub fn heartbeat(&mut self) -> Result<(), KernelError> {
-        self.footprint.heartbeat();
         if kubelet::cgroups(&self.options) != (self.config.pods_root, self.config.kubelet) {
             self.write_config()?;
         }

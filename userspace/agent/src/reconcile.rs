@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::drain::Watch;
+use crate::footprint::Footprint;
 use crate::kernel::{self, DirectFlow, Kernel, KernelEvent};
 use crate::net::{Listeners, Netns};
 use crate::policy::Denial;
@@ -124,6 +125,7 @@ pub struct Reconciler<S, K = Kernel> {
     links_swept: bool,
     /// What goes past the engine.
     direct: Direct,
+    footprint: Footprint,
 }
 
 #[derive(Debug)]
@@ -158,6 +160,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             entries_swept: false,
             links_swept: false,
             direct: Direct::default(),
+            footprint: Footprint::default(),
         }
     }
 
@@ -181,7 +184,10 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
             tokio::select! {
                 // The heartbeat first: a burst of events must not make the kernel take the engine for gone.
                 biased;
-                _ = heartbeat.tick() => self.heartbeat(),
+                _ = heartbeat.tick() => {
+                    self.heartbeat();
+                    self.footprint.heartbeat();
+                }
                 () = drain.stopped() => return Ok(self.sandboxes),
                 // Before events that may never pause; otherwise last, so that a burst of them is settled once.
                 () = sleep_until(settle), if settle.is_some() => self.settle_direct(),
