@@ -8,6 +8,8 @@
 mod lines;
 mod process;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
@@ -98,9 +100,13 @@ pub fn registry<'a>(component: &str, tag: &str, runtimes: impl Iterator<Item = &
 /// When a collector reports an error of its own: writing to a `String` cannot fail.
 #[must_use]
 pub fn encode(registry: &Registry) -> String {
-    let mut text = String::new();
+    /// Bytes of the last page: a text that grows leaves holes of all sizes in the heap.
+    static LENGTH: AtomicUsize = AtomicUsize::new(0);
+    let expected = LENGTH.load(Ordering::Relaxed);
+    let mut text = String::with_capacity(expected + expected / 8);
     prometheus_client::encoding::text::encode(&mut text, registry)
         .expect("writing to a String cannot fail, and collectors have no other errors");
+    LENGTH.store(text.len(), Ordering::Relaxed);
     text
 }
 

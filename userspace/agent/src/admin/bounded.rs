@@ -3,7 +3,7 @@
 //! Metrics and readiness are open to the network: whoever opens connections and says nothing must neither fill the
 //! process with tasks nor hold the places of others for ever. A connection at the limit waits in the kernel's backlog.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -76,6 +76,17 @@ impl<I: AsyncRead> AsyncRead for Idle<I> {
 impl<I: AsyncWrite> AsyncWrite for Idle<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.io.as_mut().poll_write(cx, buf)
+    }
+    /// Passed on, or the page of the metrics would be copied whole behind its head.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.as_mut().poll_flush(cx)

@@ -79,7 +79,30 @@ impl Baggage {
 /// it. Written and read by inbound connections; bounded, since peers choose it.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    read: Mutex<HashMap<Box<str>, Arc<Baggage>>>,
+    read: Mutex<Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    by_text: HashMap<Box<str>, Arc<Baggage>>,
+    /// How many there may be before those are looked for that no connection has any more.
+    looked_for_at: usize,
+}
+
+impl Default for Read {
+    fn default() -> Self {
+        Self { by_text: HashMap::new(), looked_for_at: FEW_TELLERS }
+    }
+}
+
+impl Read {
+    /// Makes room where there is too much, so that at most half of what is kept is nobody's.
+    fn forget(&mut self) {
+        if self.by_text.len() >= self.looked_for_at {
+            self.by_text.retain(|_, baggage| Arc::strong_count(baggage) > 1);
+            self.looked_for_at = (2 * self.by_text.len()).clamp(FEW_TELLERS, MAX_TELLERS);
+        }
+    }
 }
 
 impl Told {
@@ -89,16 +112,13 @@ impl Told {
             return Arc::new(Baggage::parse(value));
         }
         let mut read = self.read.lock();
-        if let Some(same) = read.get(value) {
+        if let Some(same) = read.by_text.get(value) {
             return Arc::clone(same);
         }
-        if read.len() >= MAX_TELLERS {
-            // Those that no connection has any more.
-            read.retain(|_, baggage| Arc::strong_count(baggage) > 1);
-        }
+        read.forget();
         let baggage = Arc::new(Baggage::parse(value));
-        if read.len() < MAX_TELLERS {
-            read.insert(value.into(), Arc::clone(&baggage));
+        if read.by_text.len() < MAX_TELLERS {
+            read.by_text.insert(value.into(), Arc::clone(&baggage));
         }
         baggage
     }
@@ -120,6 +140,8 @@ const MAX_ENTRIES: usize = 64;
 const MAX_TOLD: usize = 1024;
 /// Workloads whose baggage is kept: more than a node's pods are called by at a time.
 const MAX_TELLERS: usize = 1024;
+/// As many may stay that nobody has.
+const FEW_TELLERS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +178,7 @@ mod tests {
         let held = told.read("service.name=held");
         for i in 0..3 * MAX_TELLERS {
             told.read(&format!("service.name=s{i}"));
-            assert!(told.read.lock().len() <= MAX_TELLERS);
+            assert!(told.read.lock().by_text.len() <= MAX_TELLERS);
         }
         assert!(Arc::ptr_eq(&held, &told.read("service.name=held")));
         let long = format!("service.name={}", "a,".repeat(MAX_TOLD));

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
@@ -93,7 +93,7 @@ impl Direct {
 
     /// It does not any more; the records of its last connections are still to come.
     pub fn depart(&self, cgroup: CgroupId) {
-        if let Some(workload) = self.known.lock().depart(cgroup) {
+        if let Some(workload) = self.known.lock().depart(cgroup, Instant::now()) {
             self.locals.write().remove(&workload);
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::addr::{CgroupId, WorkloadUid};
 use crate::kernel::{DirectBytes, DirectFlow};
@@ -15,9 +16,9 @@ use crate::state::{Service, State, Target, Workload};
 
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// This node's workloads, and of those that have left the latest.
+    /// This node's workloads, and of those that have left the latest, with when they did.
     workloads: HashMap<CgroupId, Arc<Workload>>,
-    departed: VecDeque<CgroupId>,
+    departed: VecDeque<(CgroupId, Instant)>,
     pairs: HashMap<Key, Arc<Pair>>,
     /// What a scrape has counted of live flows, by socket.
     counted: HashMap<u64, DirectBytes>,
@@ -45,18 +46,19 @@ pub(super) struct Pair {
 
 impl Known {
     pub(super) fn put(&mut self, cgroup: CgroupId, workload: Arc<Workload>) {
-        self.departed.retain(|departed| *departed != cgroup);
+        self.departed.retain(|(departed, _)| *departed != cgroup);
         self.workloads.insert(cgroup, workload);
         self.forget_pairs();
     }
 
     /// Which workload that was.
-    pub(super) fn depart(&mut self, cgroup: CgroupId) -> Option<WorkloadUid> {
+    pub(super) fn depart(&mut self, cgroup: CgroupId, now: Instant) -> Option<WorkloadUid> {
         let workload = self.workloads.get(&cgroup)?.uid.clone();
-        self.departed.push_back(cgroup);
-        if self.departed.len() > MAX_DEPARTED
-            && let Some(oldest) = self.departed.pop_front()
+        self.departed.push_back((cgroup, now));
+        while let Some(&(oldest, since)) = self.departed.front()
+            && (now.saturating_duration_since(since) > REMEMBERED_FOR || self.departed.len() > MAX_DEPARTED)
         {
+            self.departed.pop_front();
             self.workloads.remove(&oldest);
         }
         Some(workload)
@@ -198,8 +200,30 @@ fn policies(flow: &DirectFlow, parties: &Parties, state: &State) -> (Option<Arc<
     (permit.and_then(|permit| permit.rule().map(Arc::from)), state.shadow(&asked))
 }
 
-/// Records of a workload's last connections come within moments of its departure.
+/// Records of a workload's last connections come within moments of its departure, or when the kernel has given up to send their
+/// last bytes (tcp(7), `tcp_orphan_retries`).
+const REMEMBERED_FOR: Duration = Duration::from_secs(120);
 const MAX_DEPARTED: usize = 1024;
 /// Kept to save work; made again where they are missing.
 const MAX_PAIRS: usize = 8192;
 const MAX_REVOKED: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::testing;
+
+    #[test]
+    fn who_has_left_is_remembered_for_a_while() {
+        let mut known = Known::default();
+        let start = Instant::now();
+        let mut depart = |cgroup, after: u64| {
+            known.put(CgroupId(cgroup), testing::workload("client"));
+            known.depart(CgroupId(cgroup), start + Duration::from_secs(after));
+            known.workloads.len()
+        };
+        assert_eq!([depart(1, 0), depart(2, 100), depart(3, 120)], [1, 2, 3]);
+        assert_eq!(depart(4, 121), 3, "the first is forgotten");
+        assert_eq!(depart(5, 500), 1);
+    }
+}

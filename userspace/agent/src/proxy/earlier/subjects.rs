@@ -106,7 +106,8 @@ impl Subjects {
         let mut fresh = cookies;
         fresh.retain(|cookie| !self.told.contains_key(cookie));
         for socket in left.filter(|socket| fresh.contains(&socket.cookie())) {
-            if self.told.len() < MAX_TOLD {
+            // One that has been removed meanwhile would never be asked for again.
+            if self.told.len() < MAX_TOLD && self.captured.contains_key(&socket.owner) {
                 self.told.insert(socket.cookie(), Told { owner: socket.owner, since: now });
             }
         }

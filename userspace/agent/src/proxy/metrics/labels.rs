@@ -168,6 +168,9 @@ impl End {
     fn of(party: &Party) -> Self {
         let principal = Principal(party.identity.clone());
         if let Some(workload) = &party.workload {
+            // The same text, and not the handshake's own copy of it for as long as the label set is kept.
+            let is_same = principal.0.as_ref() == Some(&workload.identity);
+            let principal = if is_same { Principal(Some(workload.identity.clone())) } else { principal };
             return Self {
                 workload: Some(workload.workload_name()).into(),
                 namespace: Some(&workload.namespace).into(),
