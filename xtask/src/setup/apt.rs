@@ -26,6 +26,20 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     step::run("apt-get install", &mut command)
 }
 
+/// The first of these packages that no list has, for whoever has another way: `apt-get install` would fail. `None` too where
+/// apt cannot be used, which [`install`] tells.
+pub(super) fn lacking<'p>(packages: &[&'p str]) -> Option<&'p str> {
+    if unusable().is_some() {
+        return None;
+    }
+    update();
+    let is_listed = |package: &&str| {
+        let mut ask = Command::new("apt-cache");
+        step::output(ask.args(["show", "--no-all-versions", package])).is_some()
+    };
+    packages.iter().copied().find(|package| !is_listed(package))
+}
+
 /// Why apt cannot be used here.
 pub(crate) fn unusable() -> Option<&'static str> {
     if search_path::find("apt-get").is_none() {

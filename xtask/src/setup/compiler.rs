@@ -104,6 +104,9 @@ fn install_linker(compiler: &Compiler) -> Result<()> {
     if !Path::new(&prefix).join("bin/llvm-config").exists() {
         let packages = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
         let names: Vec<&str> = packages.iter().map(String::as_str).chain(LLVM_LIBRARIES).collect();
+        if let Some(package) = apt::lacking(&names) {
+            bail!("LLVM {llvm} has no package {package} here");
+        }
         apt::install(&names)?;
     }
     let mut command = workspace::cargo();
