@@ -112,9 +112,9 @@ thread_local! {
 /// Bytes of one block: [`CONTENT`], and what TLS adds to it in eight records.
 pub const CAPACITY: usize = 132 * 1024;
 
-/// Bytes to receive of an application at once: eight full records, each with its mark. More gains nothing (128 KiB to 1 MiB
+/// Bytes to receive of an application at once: eight records as `mtls` makes them. More gains nothing (128 KiB to 1 MiB
 /// measured alike).
-pub const CONTENT: usize = 8 * ((1 << 14) - 1);
+pub const CONTENT: usize = 8 * 16_267;
 
 /// Blocks a thread keeps: one poll holds one that is received into and one that is sealed or opened to, each way.
 const SPARE_BLOCKS: usize = 4;

@@ -15,6 +15,8 @@ use rustls::{
     AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
 };
 
+use crate::block;
+
 use super::key::{HEADER, Key, MAX_CONTENT, TAG, record_length};
 use super::secret::{Told, TrafficSecret};
 
@@ -229,8 +231,12 @@ pub const fn sealed(content: usize) -> usize {
     HEADER + content + 2 + TAG
 }
 
-/// Bytes of content that a record with a mark has room for.
-pub const RECORD: usize = MAX_CONTENT - 1;
+/// Bytes of content that a record gets, with a mark or without: so that four records are as long as what the kernel sends as one
+/// packet where the link's MTU is 1500 (45 segments of 1448 bytes), and their content fits into one packet of a pod's loopback
+/// (65,483 bytes). Full records would leave a little over in both places, which travels as a packet of its own.
+pub const RECORD: usize = 45 * 1448 / 4 - sealed(0);
+
+const _: () = assert!(block::CONTENT == 8 * RECORD && RECORD < MAX_CONTENT, "a block is full records");
 
 /// Bytes of a KeyUpdate on the wire.
 pub const UPDATE_ROOM: usize = HEADER + 5 + 1 + TAG;
