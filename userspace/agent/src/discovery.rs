@@ -77,9 +77,4 @@ impl Origin {
     fn binds_to(&self, node: &str) -> bool {
         matches!(self, Self::Cluster { node: own } if own == node)
     }
-
-    /// Pods bound to `node` are run by another machine, and their policies are decided there.
-    fn is_elsewhere(&self, node: &str) -> bool {
-        matches!(self, Self::Cluster { node: own } if own != node)
-    }
 }

@@ -23,15 +23,18 @@ use memory::PAGE;
 
 /// Gives back and puts in order; whoever has a heartbeat asks it to at each.
 ///
-/// Memory is given back when the process is idle and has grown. What it needs to go on comes back at once, and looks like
-/// growth: the lower of what had come back a heartbeat after each of the last two times is taken for that, since work may
-/// have fallen into one of them.
+/// Memory is given back when the process is idle, after work and where it has grown without. What it needs to go on comes back
+/// at once, and looks like growth: the lower of what had come back a heartbeat after each of the last two times is taken for
+/// that, since work may have fallen into one of them. A process that does a little now and then is trimmed now and then: it
+/// costs a millisecond, and the page faults of what it does next.
 #[derive(Debug, Default)]
 pub struct Footprint {
     /// CPU time, user and kernel, that the process had used at the last heartbeat.
     used: Duration,
     /// Heartbeats without work until now.
     idle: u32,
+    /// There was work since memory was last given back: what it has freed is in memory still, and shows as no growth.
+    has_worked: bool,
     given_back: GivenBack,
     /// Bytes of anonymous memory when it was last put into huge pages.
     consolidated: u64,
@@ -49,14 +52,17 @@ struct GivenBack {
 }
 
 impl Footprint {
-    /// Gives back what loading and working took, once nothing was done for two heartbeats; and puts the heap into huge pages
-    /// when it has become large, or half as large again.
+    /// Gives back what loading and working took, once next to nothing was done for two heartbeats; and puts the heap into huge
+    /// pages when it has become large, or half as large again.
     pub fn heartbeat(&mut self) {
         let worked = cpu_time().saturating_sub(std::mem::replace(&mut self.used, cpu_time()));
-        self.idle = if worked < MUCH_TIME { self.idle + 1 } else { 0 };
+        self.idle = if worked < MUCH_TIME { self.idle.saturating_add(1) } else { 0 };
+        self.has_worked |= worked >= MUCH_TIME;
         let Some(now) = Memory::now() else { return };
-        if self.given_back.is_worth_it(now.resident) && self.idle >= 2 {
+        let is_worth_it = self.given_back.is_worth_it(now.resident) || self.has_worked;
+        if is_worth_it && self.idle >= 2 {
             settle();
+            self.has_worked = false;
             self.given_back.again(Memory::now().map_or(0, |left| left.resident));
         }
         if now.anonymous >= LARGE.max(self.consolidated + self.consolidated / 2) {
@@ -72,6 +78,9 @@ impl GivenBack {
         if std::mem::take(&mut self.is_fresh) {
             self.needed = [resident, self.needed[0]];
         }
+        // What has shrunk by itself was not needed.
+        self.left = self.left.min(resident);
+        self.needed = self.needed.map(|needed| needed.min(resident));
         let [last, before] = self.needed;
         resident >= self.left.max(last.min(before)) + MUCH
     }
@@ -158,6 +167,8 @@ mod tests {
         assert!(!is_worth_it(15, 0), "so it is needed");
         assert!(is_worth_it(20, 20), "a heap that is in use");
         assert!(!is_worth_it(20, 0), "nothing of it could be given back");
+        assert!(!is_worth_it(11, 0), "it has shrunk by itself");
+        assert!(is_worth_it(12, 11), "so what comes after that is growth");
     }
 
     #[test]
@@ -168,8 +179,10 @@ mod tests {
         assert_eq!((footprint.idle, footprint.given_back.left), (0, 0), "it has worked until now");
         footprint.used += MUCH_TIME * 1000;
         footprint.idle = 1;
+        footprint.given_back = GivenBack { left: u64::MAX / 2, needed: [u64::MAX / 2; 2], is_fresh: false };
+        assert!(footprint.has_worked);
         footprint.heartbeat();
-        assert!(footprint.given_back.left > 0, "nothing was done since");
+        assert!(!footprint.has_worked && footprint.given_back.is_fresh, "idle after work, without growth");
     }
 
     /// Nothing to see from inside but that everything is as it was: code, constants, and what was relocated or written.

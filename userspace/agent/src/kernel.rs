@@ -153,7 +153,6 @@ pub struct Kernel {
     ends: Option<mpsc::Receiver<Vec<DirectEnd>>>,
     /// On this process's own cgroup, where that is not below the cgroup root: ends with the process.
     own_link: Option<OwnedFd>,
-    /// Reading the object takes memory that nothing needs any more.
     /// SYNs from outside cannot be held here, and the log has it.
     is_unheld: bool,
     tasks: [JoinHandle<()>; 3],

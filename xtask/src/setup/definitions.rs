@@ -22,9 +22,11 @@ pub(crate) struct Definitions {
 }
 
 impl Definitions {
-    /// They are there.
+    /// They are there, and no older than the pin.
     pub(super) fn is_met(self) -> bool {
-        self.copied().is_file()
+        let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let pin = modified(&gotools::source_folder(self.folder).join("go.mod"));
+        modified(&self.copied()).is_some_and(|copied| pin.is_some_and(|pin| pin <= copied))
     }
 
     /// Copies them out of their module.
@@ -38,10 +40,13 @@ impl Definitions {
         let module: serde_json::Value = serde_json::from_str(&said)?;
         let folder = module["Dir"].as_str().with_context(|| format!("Go said of {}: {said}", self.module))?;
         let (from, to) = (Path::new(folder).join(self.file), self.copied());
+        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
         fs::create_dir_all(gotools::links())?;
-        fs::copy(&from, &to)
-            .map(drop)
-            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+        // Renamed when it is whole: what is there counts as done.
+        let part = to.with_extension("part");
+        fs::write(&part, text)
+            .and_then(|()| fs::rename(&part, &to))
+            .with_context(|| format!("cannot write {}", to.display()))
     }
 
     /// In words, for the plan.

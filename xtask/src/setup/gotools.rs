@@ -161,7 +161,8 @@ pub(super) fn links() -> PathBuf {
     workspace::tools().join("bin")
 }
 
-fn source_folder(module: &str) -> PathBuf {
+/// A folder below `tests/cluster`, with a `go.mod` that pins.
+pub(super) fn source_folder(module: &str) -> PathBuf {
     workspace::root().join("tests/cluster").join(module)
 }
 

@@ -59,9 +59,6 @@ const SAME_NODE: &str = "signet.dev/same-node";
 /// Istio's (istio/api `label/labels.yaml`).
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
-/// All of them.
-pub(crate) const LABELS: [&str; 3] = [MODE, SAME_NODE, DATAPLANE_MODE];
-
 #[cfg(test)]
 mod tests {
     use super::*;

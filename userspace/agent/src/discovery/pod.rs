@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use signet_manifests::{Document, DocumentError};
 
 use crate::discovery::surroundings::legal;
-use crate::discovery::{DiscoveryOptions, addresses, cgroup, naming, owner, surroundings};
+use crate::discovery::{DiscoveryOptions, addresses, cgroup, naming, owner};
 use crate::state::{Addresses, ContainerPort, Ports, Template, Workload};
 
 /// The workload, as far as the pod alone says it; `None` while it has no address, and when it has ended.
@@ -35,8 +35,6 @@ pub(crate) fn workload(
     let key = document.key();
     let labels = metadata.labels.clone().unwrap_or_default();
     legal(document, &labels)?;
-    let (canonical_name, canonical_revision) =
-        (owner::canonical_name(&labels).map(Into::into), owner::canonical_revision(&labels).into());
     let service_account =
         spec.service_account_name.as_deref().filter(|sa| !sa.is_empty()).unwrap_or("default");
     let (workload_name, workload_type) = owner::workload(metadata);
@@ -48,9 +46,9 @@ pub(crate) fn workload(
         ports: ports(document, &spec)?,
         workload_name: workload_name.map(Into::into),
         workload_type,
-        canonical_name,
-        canonical_revision,
-        labels: if options.origin.is_elsewhere(node) { surroundings::labels_of(labels) } else { labels },
+        canonical_name: owner::canonical_name(&labels).map(Into::into),
+        canonical_revision: owner::canonical_revision(&labels).into(),
+        labels,
     };
     Ok(Some(Workload {
         uid: naming::uid(document, options, uid),

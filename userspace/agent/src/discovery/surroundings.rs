@@ -147,13 +147,6 @@ impl Surroundings {
     }
 }
 
-/// Those of a pod's labels that its place is told by. The others are what policies select by, which the pod's own node asks;
-/// and a StatefulSet or a Job gives each pod one of its own, with which no two would share a template.
-pub(crate) fn labels_of(mut labels: Labels) -> Labels {
-    labels.retain(|label, _| label == ZONE || enrolment::LABELS.contains(&label.as_str()));
-    labels
-}
-
 fn namespace_labels(document: &Document) -> Result<Said, DocumentError> {
     said(document, &document.parse::<Namespace>()?.metadata.labels.unwrap_or_default())
 }

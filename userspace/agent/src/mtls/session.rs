@@ -95,7 +95,7 @@ impl Session {
     /// [`UPDATE_ROOM`] where our key had to be renewed first.
     ///
     /// # Errors
-    /// Too little room, more than [`RECORD`] bytes, or an end of the cipher's resources.
+    /// Too little room, more bytes than a record of TLS has, or an end of the cipher's resources.
     pub fn seal(&mut self, content: &[u8], mark: Option<u8>, wire: &mut [u8]) -> Result<usize, Error> {
         let updated = if self.owes_update || self.sealing.is_worn() { self.update_sealing(wire)? } else { 0 };
         let application = u8::from(ContentType::ApplicationData);

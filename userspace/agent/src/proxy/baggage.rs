@@ -96,7 +96,7 @@ impl Default for Read {
 }
 
 impl Read {
-    /// Makes room where there is too much, so that at most half of what is kept is nobody's.
+    /// Forgets what is nobody's, each time that twice as much is kept as was somebody's the last time.
     fn forget(&mut self) {
         if self.by_text.len() >= self.looked_for_at {
             self.by_text.retain(|_, baggage| Arc::strong_count(baggage) > 1);
@@ -178,8 +178,10 @@ mod tests {
         let held = told.read("service.name=held");
         for i in 0..3 * MAX_TELLERS {
             told.read(&format!("service.name=s{i}"));
-            assert!(told.read.lock().by_text.len() <= MAX_TELLERS);
+            assert!(told.read.lock().by_text.len() <= FEW_TELLERS, "nobody has them any more");
         }
+        let all: Vec<_> = (0..2 * MAX_TELLERS).map(|i| told.read(&format!("service.name=h{i}"))).collect();
+        assert_eq!(told.read.lock().by_text.len(), MAX_TELLERS, "all of {} are somebody's", all.len());
         assert!(Arc::ptr_eq(&held, &told.read("service.name=held")));
         let long = format!("service.name={}", "a,".repeat(MAX_TOLD));
         assert!(!Arc::ptr_eq(&told.read(&long), &told.read(&long)));

@@ -92,7 +92,9 @@ pub enum HboneError {
     #[error("{0} answered CONNECT with {1}")]
     Status(SocketAddr, http::StatusCode),
     /// Nothing came in time.
-    #[error("{0} did not answer within {1:?}")]
+    #[error(
+        "{0} did not answer within {1:?}: it is down, or packets to it are dropped, as by a NetworkPolicy without this port"
+    )]
     Timeout(SocketAddr, Duration),
     /// One of the two workloads went away while the connection was dialled.
     #[error("gave up on {0}: one of the two workloads is gone")]

@@ -2,8 +2,8 @@
 //!
 //! One table from label set to five counters, so that a connection looks its labels up once and adds to atomics after
 //! that. The bytes of live connections are moved into the counters at each scrape: there is no timer, and a download of
-//! an hour is seen while it runs. A label set that has not changed for an hour is forgotten, or a node that Jobs come to would
-//! fill the table with names that nobody asks for any more. `received` is what the server received and `sent` what it sent, on both reporters:
+//! an hour is seen while it runs. Where there are many label sets, those that rest are forgotten, or a node that Jobs come to
+//! would fill the table with names that nobody asks for any more. `received` is what the server received and `sent` what it sent, on both reporters:
 //! Istio's convention (istio/istio#32399).
 
 mod labels;
@@ -148,12 +148,14 @@ impl Collector for Table {
 }
 
 impl Table {
-    /// Lets label sets go that no connection has and whose counters rest. One that comes back begins at zero, which is to
-    /// Prometheus as if the engine had been restarted.
+    /// Where there are many label sets, lets those go that no connection has and whose counters rest. One that comes back begins
+    /// at zero, as after a restart of the engine; so those of a CronJob are not forgotten where there is room.
     fn forget(&self, now: Instant) {
         let is_held = |counters: &Arc<Counters>| Arc::strong_count(counters) > 1;
         let mut table = self.counters.write();
-        table.retain(|_, counters| counters.are_fresh(now) || is_held(counters));
+        let are_many = table.len() > MANY_LABEL_SETS;
+        // Every set is looked at, and whether it is held first: whoever lets go has counted before.
+        table.retain(|_, counters| is_held(counters) | counters.are_fresh(now) || !are_many);
         if table.capacity() > 4 * table.len() {
             table.shrink_to_fit();
         }
@@ -186,6 +188,8 @@ const FAMILIES: [Family; 5] = [
 
 /// About 30 MB of labels, and as much as a Prometheus server takes from one target; peers' baggage must not fill memory.
 const MAX_LABEL_SETS: usize = 20_000;
+/// Some 2 MB of labels.
+const MANY_LABEL_SETS: usize = 2_000;
 /// What nobody has changed for so long was read by every scraper that there is.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
@@ -246,24 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn what_rests_for_an_hour_is_forgotten_unless_a_connection_has_it() {
+    fn of_many_label_sets_those_that_rest_for_an_hour_are_forgotten() {
         let metrics = Metrics::new(&mut Registry::default(), Arc::default());
         let of = |name: &str| metrics.counters(Labels::of(&parties(name), ResponseFlags::None));
-        let held = of("held");
-        of("gone").opened();
-        of("back").opened();
         let start = Instant::now();
-        let names = |after: u64| {
+        let left = |after: u64| {
             metrics.table.forget(start + Duration::from_secs(after));
             metrics.table.counters.read().len()
         };
-        assert_eq!((names(0), names(3000)), (3, 3));
+        let held = of("held");
         of("back").opened();
-        assert_eq!((names(3599), names(3600)), (3, 2), "gone is forgotten");
-        assert_eq!(of("back").opened.load(Relaxed), 2, "it has changed since");
-        assert_eq!(names(3599 + 3600), 1, "a connection has the other");
-        drop(held);
-        assert_eq!(names(3599 + 3600), 0);
+        assert_eq!((left(0), left(8000)), (2, 2), "they are few");
+        (0..MANY_LABEL_SETS).for_each(|number| of(&format!("gone-{number}")).opened());
+        of("back").opened();
+        assert_eq!((left(8000), left(11_599)), (MANY_LABEL_SETS + 2, MANY_LABEL_SETS + 2));
+        of("back").opened();
+        assert_eq!(left(11_600), 2, "one has changed since, a connection has the other");
+        assert_eq!(of("back").opened.load(Relaxed), 3);
+        assert_eq!(held.opened.load(Relaxed), 0);
     }
 
     #[test]

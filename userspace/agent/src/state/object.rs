@@ -56,7 +56,7 @@ pub struct Template {
     pub identity: SpiffeId,
     /// The cluster's name.
     pub cluster: Arc<str>,
-    /// `metadata.labels`; of a pod of another node only those that this one asks for.
+    /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// Declared container ports, by name where they have one.
     pub ports: Ports,

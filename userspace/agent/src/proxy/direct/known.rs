@@ -60,6 +60,7 @@ impl Known {
         {
             self.departed.pop_front();
             self.workloads.remove(&oldest);
+            self.forget_pairs();
         }
         Some(workload)
     }

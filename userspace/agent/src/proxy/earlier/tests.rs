@@ -191,6 +191,20 @@ async fn who_has_left_is_not_looked_at() {
     assert!(scene.earlier.views().is_empty());
 }
 
+/// A look goes on without the lock.
+#[test]
+fn of_who_leaves_during_a_look_nothing_is_remembered() {
+    let scene = Scene::new();
+    let socket = scene.open(1, Role::Server, "10.0.0.1:80", "10.9.9.9:4000");
+    let mut subjects = scene.earlier.subjects.lock();
+    let (looked_at, left) = ([(CGROUP, workload("web", WEB, true))], [socket].into_iter());
+    subjects.note(&looked_at, left.clone());
+    assert!(subjects.since(socket.cookie()).is_some());
+    subjects.remove(CGROUP);
+    subjects.note(&looked_at, left);
+    assert!(subjects.since(socket.cookie()).is_none());
+}
+
 /// By the task itself: a workload that comes, and a policy that changes.
 #[tokio::test(start_paused = true)]
 async fn it_looks_by_itself() {

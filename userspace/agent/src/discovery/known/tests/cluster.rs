@@ -154,21 +154,3 @@ fn what_is_gone_leaves_nothing() {
     assert!(known.entries.is_empty() && known.faults.is_empty());
     assert!(known.pool.is_empty());
 }
-
-/// What a StatefulSet gives each of its pods would keep apart what is else one template, 100,000 times.
-#[test]
-fn of_another_nodes_pod_only_the_labels_are_kept_that_say_where_it_belongs() {
-    let mut known = cluster();
-    put(&mut known, &namespace("disabled"));
-    let labels = "signet.dev/mode: enabled, app: db, statefulset.kubernetes.io/pod-name: a";
-    let labelled = pod("a").replace("uid: uid-a", &format!("uid: uid-a, labels: {{{labels}}}"));
-    for (node, kept) in [("n1", 3), ("n2", 1)] {
-        let events = put(&mut known, &labelled.replace("nodeName: n1", &format!("nodeName: {node}")));
-        let [Event::Workload(told)] = &events[..] else { panic!("{events:?}") };
-        assert_eq!(
-            (told.labels.len(), &**told.canonical_name(), told.enrolled),
-            (kept, "db", true),
-            "{node}"
-        );
-    }
-}
