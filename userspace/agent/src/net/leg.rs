@@ -218,8 +218,9 @@ thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes of one room, and so of the largest read. Larger ones gain nothing (128 KiB to 1 MiB measured alike).
-const ROOM: usize = 128 * 1024;
+/// Bytes of one room, and so of the largest read: with the header of HTTP/2's frame (RFC 9113 §4.1), what records of a block hold.
+/// Larger ones gain nothing (128 KiB to 1 MiB measured alike).
+const ROOM: usize = block::CONTENT - 9;
 
 /// Rooms a thread keeps. One poll borrows one at a time, so more than one is needed only after nested use.
 const SPARE_ROOMS: usize = 2;
