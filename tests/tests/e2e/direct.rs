@@ -276,10 +276,26 @@ fn the_next_pod_with_an_address_inherits_no_permit() -> Result<()> {
     manifests.put("direct-heir", &policy("direct-heir", "direct-heir", &only("heir-friend")))?;
     let heir = mesh.n1.pod(PodSpec::new("direct-heir", "server").addresses(&addresses))?;
     let serving = heir.serve(8080)?;
+    let (before, mut answers) = (mesh.n1.engine_log()?.len(), 0);
     for _ in 0..20 {
-        let report = pod.dial(&to, &[])?;
-        ensure!(report.refused().is_ok(), "{client} reached the heir: {report:?}");
+        answers += u64::from(pod.dial(&to, &[])?.answered().is_ok());
     }
+    // Until the engine is told of the heir, its address is outside of the mesh, which is no permit's doing.
+    wait::until("every answer came by the engine, from outside of the mesh", PATIENCE, || {
+        let log = mesh.n1.engine_log()?;
+        let is_outside = |line: &&str| {
+            line.contains("direction=\"outbound\"")
+                && !line.contains("dst.workload")
+                && !line.contains("error=")
+        };
+        let lines = log[before..].lines().filter(|line| line.contains(&format!("dst.addr={to} ")));
+        let outside = lines.filter(is_outside).count() as u64;
+        ensure!(outside == answers, "{client} got {answers} answers, {outside} of them so");
+        Ok(())
+    })?;
+    mesh.settle(&[&heir])?;
+    let report = pod.dial(&to, &[])?;
+    report.refused().context("the engine knows the heir, and the policy forbids it")?;
     drop(serving);
     Ok(())
 }
