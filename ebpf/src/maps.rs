@@ -12,7 +12,7 @@
 //! | `DIRECT_EVENTS` | `direct` | signetd | when it is read |
 //! | `SERVICES` | signetd | `service` | signetd removes it |
 //! | `NETNS` | signetd, one map per namespace | `steer` | with its program |
-//! | `FLOWS` | `flow`, `probe`, `wait` | `peername`, `steer`, `hold`, signetd | when the connection ends; signetd removes a gone workload's, and when it starts all but the kubelet's |
+//! | `FLOWS` | `flow`, `probe`, `wait` | `peername`, `steer`, `hold`, signetd | when the connection ends; signetd removes a gone workload's, and when it starts beside no other all but the kubelet's |
 //! | `BOUND` | `bind`, `flow` | `flow` | with its socket |
 //! | `PORTS` | `flow`, signetd | `connect`, `steer`, signetd | signetd removes a gone workload's |
 //! | `LISTENERS` | signetd, one map per namespace | `steer` | when the listener closes |

@@ -127,18 +127,57 @@ impl Node {
     /// # Errors
     /// It was never started, or cannot be.
     pub fn launch_again(&self) -> Result<()> {
+        let process = self.launch(&[], "signetd.log")?;
+        *self.engine.lock().expect("no holder panics") = Some(process);
+        Ok(())
+    }
+
+    /// Starts another `signetd`, with the configuration of the first, that waits for the first to end.
+    ///
+    /// # Errors
+    /// The first was never started, or this one cannot be.
+    pub fn launch_successor(&self) -> Result<Process> {
+        let stage = self.stage().display().to_string();
+        self.launch(&["--stand-by", &stage], "successor.log")
+    }
+
+    /// Asks that one whether it could serve, as a startup probe does: `ok`, or what it lacks.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn ask_successor(&self) -> Result<String> {
+        let stage = self.stage().display().to_string();
+        let argv = [binaries::path("signetd")?.display().to_string(), format!("--ask={stage}")];
+        let said = self.host.place("signetd")?.exec(&argv.each_ref().map(String::as_str))?;
+        let lacks = String::from_utf8_lossy(&said.stderr).into_owned();
+        Ok(if said.status.success() { "ok".to_owned() } else { lacks })
+    }
+
+    /// Asks the engine to end, lets its successor be the engine, and returns the one that ends.
+    ///
+    /// # Errors
+    /// There is no engine.
+    pub fn hand_over(&self, successor: Process) -> Result<Process> {
+        let predecessor = self.engine.lock().expect("no holder panics").replace(successor);
+        let predecessor = predecessor.context("the engine does not run")?;
+        predecessor.signal(Signal::SIGTERM)?;
+        Ok(predecessor)
+    }
+
+    fn stage(&self) -> PathBuf {
+        self.host.directory().join("stage.sock")
+    }
+
+    fn launch(&self, options: &[&str], log: &str) -> Result<Process> {
         let file = self.host.directory().join("signetd.yaml");
         ensure!(file.exists(), "the engine of {} was never started", self.name());
         let binary = binaries::path("signetd")?;
-        let argv = [
+        let program = [
             binary.to_str().context("a path in UTF-8")?,
             "--config",
             file.to_str().context("a path in UTF-8")?,
         ];
-        let log = self.host.directory().join("signetd.log");
-        let process = self.host.place("signetd")?.spawn(&argv, &log)?;
-        *self.engine.lock().expect("no holder panics") = Some(process);
-        Ok(())
+        self.host.place("signetd")?.spawn(&[&program, options].concat(), &self.host.directory().join(log))
     }
 
     /// Waits until the readiness endpoint says yes.

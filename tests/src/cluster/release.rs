@@ -53,11 +53,8 @@ impl Helm {
     /// # Errors
     /// The chart is wrong.
     pub fn template(&self, only: Option<&str>, values: &[&str]) -> Result<String> {
-        let mut arguments = vec!["template", RELEASE, CHART, "--namespace", NAMESPACE];
         let only = only.map(|name| format!("templates/{name}"));
-        arguments.extend(only.iter().flat_map(|name| ["--show-only", name]));
-        arguments.extend(settings(values));
-        self.run(&arguments)
+        self.render(only.iter().flat_map(|name| ["--show-only", name]), values)
     }
 
     /// The same for a cluster that serves these groups (`cilium.io/v2`) beside Kubernetes' own.
@@ -65,9 +62,12 @@ impl Helm {
     /// # Errors
     /// The chart is wrong.
     pub fn template_beside(&self, served: &[&str], values: &[&str]) -> Result<String> {
+        self.render(served.iter().flat_map(|group| ["--api-versions", group]), values)
+    }
+
+    fn render<'a>(&self, options: impl Iterator<Item = &'a str>, values: &[&'a str]) -> Result<String> {
         let mut arguments = vec!["template", RELEASE, CHART, "--namespace", NAMESPACE];
-        arguments.extend(served.iter().flat_map(|group| ["--api-versions", group]));
-        arguments.extend(settings(values));
+        arguments.extend(options.chain(settings(values)));
         self.run(&arguments)
     }
 }
@@ -109,18 +109,27 @@ impl Release {
         self.kubectl.run(&gone).map(drop)
     }
 
-    /// The pod of `signetd` on a node.
+    /// The pod of `signetd` on a node. One that is being deleted finishes its connections, and is none.
     ///
     /// # Errors
     /// There is not exactly one that runs.
     pub fn pod(&self, node: &str) -> Result<String> {
+        let mut pods = self.pods(node)?.into_iter();
+        let pod = pods.next().with_context(|| format!("no signetd runs on {node}"))?;
+        ensure!(pods.next().is_none(), "two pods of signetd run on {node}");
+        Ok(pod)
+    }
+
+    /// The pods of `signetd` on a node that run and are not being deleted: two while one stands by.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub fn pods(&self, node: &str) -> Result<Vec<String>> {
         let on_node = format!("--field-selector=spec.nodeName={node},status.phase=Running");
-        let arguments = ["get", "pods", "--namespace", NAMESPACE, SELECTOR, &on_node, "--output=name"];
-        let names = self.kubectl.run(&arguments)?;
-        let mut names = names.lines();
-        let name = names.next().with_context(|| format!("no signetd runs on {node}"))?;
-        ensure!(names.next().is_none(), "two pods of signetd run on {node}");
-        Ok(name.to_owned())
+        let pods = self.kubectl.json(&["get", "pods", "--namespace", NAMESPACE, SELECTOR, &on_node])?;
+        let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let name = |pod: &Value| Some(format!("pod/{}", pod["metadata"]["name"].as_str()?));
+        Ok(pods["items"].as_array().into_iter().flatten().filter(stays).filter_map(name).collect())
     }
 
     /// What `signet <command> -o json` prints in the pod of a node.

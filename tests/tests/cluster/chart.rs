@@ -38,6 +38,7 @@ fn every_manifest_passes_the_api_servers_strict_dry_run() -> Result<()> {
     for values in [
         &[][..],
         &["signetd.privileged=true", "resourceQuota.enabled=true", "dashboard.enabled=true"],
+        &["signetd.standBy=false"],
         EXTERNAL_CA,
     ] {
         let manifests = helm.template(None, values)?;

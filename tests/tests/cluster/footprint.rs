@@ -82,8 +82,9 @@ impl Footprint {
 
 /// KiB of a node's engine: no metric has it.
 fn anonymous(node: &Node) -> Result<u64> {
-    let engine = format!("^/usr/bin/signetd .*--node {}$", node.name());
-    let pid = stdout(&node.exec(&["pgrep", "--full", &engine])?)?;
+    let engine = format!("^/usr/bin/signetd .*--node={} ", node.name());
+    // A predecessor may still finish its connections.
+    let pid = stdout(&node.exec(&["pgrep", "--newest", "--full", &engine])?)?;
     let status = stdout(&node.exec(&["cat", &format!("/proc/{}/status", pid.trim())])?)?;
     Ok(Memory::parse(&status)?.anonymous)
 }

@@ -100,7 +100,8 @@ fn from_outside(mesh: &Meshed) -> Result<()> {
         .outside(&["ip", "route", "replace", &format!("{BALANCER}/32"), "via", through])?
         .output()?;
     stdout(&route)?;
-    for url in [format!("http://{through}:{port}/"), format!("http://{BALANCER}/")] {
+    let of_its_node = format!("http://{}:{HOST_PORT}/", mesh.cluster.nodes()[1].ip());
+    for url in [format!("http://{through}:{port}/"), format!("http://{BALANCER}/"), of_its_node] {
         wait::until(&format!("a client outside gets {url}"), WITHIN, || {
             let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", &url];
             let said = stdout(&mesh.cluster.outside(&curl)?.output()?)?;
@@ -111,12 +112,14 @@ fn from_outside(mesh: &Meshed) -> Result<()> {
     Ok(())
 }
 
-/// By all that kube-proxy answers for on every node beside the VIP, in the mesh: STRICT refuses what is not.
+/// By all that kube-proxy answers for on every node beside the VIP, and by the port of its own node that the CNI
+/// translates, in the mesh: STRICT refuses what is not.
 fn from_inside(mesh: &Meshed) -> Result<()> {
     mesh.strict(NAMESPACE)?;
     let port = node_port(mesh)?;
     let of_nodes = mesh.cluster.nodes().iter().map(|node| format!("{}:{port}", node.ip()));
-    for authority in of_nodes.chain([BALANCER.to_owned(), EXTERNAL.to_owned()]) {
+    let of_its_node = format!("{}:{HOST_PORT}", mesh.cluster.nodes()[1].ip());
+    for authority in of_nodes.chain([BALANCER.to_owned(), EXTERNAL.to_owned(), of_its_node]) {
         wait::until(&format!("the client gets {authority}"), WITHIN, || {
             let url = format!("http://{authority}/");
             let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", &url];
@@ -200,6 +203,9 @@ fn server(name: &str, node: &str, port: u16, unready: bool) -> Value {
             .expect("JSON");
     pod["metadata"]["labels"] = json!({"app": name, "on": if unready { "nowhere" } else { node }});
     pod["spec"]["containers"][0]["ports"] = json!([{"name": "http", "containerPort": port}]);
+    if name == "far" {
+        pod["spec"]["containers"][0]["ports"][0]["hostPort"] = json!(HOST_PORT);
+    }
     if unready {
         pod["spec"]["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["false"]}});
     }
@@ -218,6 +224,8 @@ fn service(name: &str, selector: Value, more: Value) -> Value {
 
 const NAMESPACE: &str = "serving";
 const IMAGE: &str = "signet-workload";
+/// Of `far`, at the addresses of its node.
+const HOST_PORT: u16 = 8070;
 /// Of no range of the cluster.
 const BALANCER: &str = "192.0.2.80";
 const EXTERNAL: &str = "192.0.2.81";

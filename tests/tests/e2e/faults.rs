@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 use signet_testkit::capture::Capture;
-use signet_testkit::mesh::Mesh;
+use signet_testkit::mesh::{Mesh, rows};
 use signet_testkit::need::Need;
 use signet_testkit::nginx::{self, Nginx};
 use signet_testkit::pod::PodSpec;
+use signet_testkit::process::Process;
 use signet_testkit::wait;
 
 use crate::connect::{Pair, allow};
@@ -21,6 +22,7 @@ use crate::{Test, shared};
 pub(crate) const TESTS: &[Test] = crate::tests!(&[Need::Engine, Need::Program("tcpdump")] =>
     a_killed_engine_fails_closed_and_resumes_after_its_restart,
     a_restarted_engine_adopts_its_pins_without_a_gap,
+    a_successor_serves_while_its_predecessor_finishes_and_is_not_needed_before,
     without_its_ca_a_new_workload_waits_and_leaks_nothing,
     an_application_that_does_not_listen_is_a_refusal,
     silent_clients_hurt_nobody,
@@ -91,6 +93,53 @@ fn a_restarted_engine_adopts_its_pins_without_a_gap() -> Result<()> {
     ensure!(packets.tls_records() > 0, "no TLS after the restart");
     ensure!(mesh.n1.pins() == pins, "pins changed from {pins:?} to {:?}", mesh.n1.pins());
     Ok(())
+}
+
+/// The engines of both ends change hands while a connection goes through them: it lives on with the one that it began with,
+/// and whoever comes meanwhile is served by the other. A successor that cannot serve says so and changes nothing.
+fn a_successor_serves_while_its_predecessor_finishes_and_is_not_needed_before() -> Result<()> {
+    let mesh = Mesh::start_with("24h", &json!({"timeouts": {"drain": "10m"}}))?;
+    let pair = Pair::start(&mesh, "successor")?;
+    let mut predecessors = Vec::new();
+    let mut before = pair.client.hold(&pair.v4())?;
+    let capture = Capture::start(mesh.n1.host(), "eth0", "successor")?;
+    for node in [&mesh.n1, &mesh.n2] {
+        mesh.ca.kill()?;
+        let mut successor = node.launch_successor()?;
+        wait::until("it says what it lacks", WITHIN, || {
+            let said = node.ask_successor()?;
+            ensure!(said.contains("ca: ") && said.contains("does the CA run"), "{said}");
+            Ok(())
+        })?;
+        pair.client.dial(&pair.v4(), &[])?.answered().context("a successor that cannot serve")?;
+        mesh.ca.start()?;
+        wait::until("it could serve", WITHIN, || {
+            let said = node.ask_successor()?;
+            ensure!(said == "ok", "{said}");
+            Ok(())
+        })?;
+        successor.check_alive()?;
+        pair.client.dial(&pair.v4(), &[])?.answered().context("a successor that stands by")?;
+        predecessors.push(node.hand_over(successor)?);
+        pair.client.dial(&pair.v4(), &["--text", MARKER])?.answered().context("while it changes hands")?;
+        node.wait_for_log(&["capture attached"])?;
+        node.wait_ready()?;
+        mesh.settle(&[&pair.client, &pair.server])?;
+        pair.client.dial(&pair.v4(), &["--text", MARKER])?.answered().context("the successor")?;
+    }
+    before.check_alive().context("the connection from before")?;
+    let mut predecessors = predecessors.iter_mut();
+    predecessors.try_for_each(Process::check_alive).context("it ended before the connection it carries")?;
+    ensure!(!capture.stop()?.contain(MARKER.as_bytes()), "the payload crossed the link in clear");
+    wait::until(
+        "the connection of before is its predecessor's, and the successor of n1 has none",
+        WITHIN,
+        || {
+            let opened = rows(&mesh.n1.signet(&["connections"])?).count();
+            ensure!(opened == 0, "{opened} are open");
+            Ok(())
+        },
+    )
 }
 
 fn without_its_ca_a_new_workload_waits_and_leaks_nothing() -> Result<()> {
@@ -203,7 +252,7 @@ fn svids_rotate_under_a_download_and_outlive_a_ca_outage() -> Result<()> {
     let expected = web.put_noise("noise", 40)?;
     let serial = || -> Result<String> {
         let view = mesh.n1.signet(&["certificates"])?;
-        let row = signet_testkit::mesh::rows(&view).find(|row| row["id"] == client.spiffe_id());
+        let row = rows(&view).find(|row| row["id"] == client.spiffe_id());
         Ok(row.context("no SVID yet")?["serial"].to_string())
     };
     client.run(&["curl", "-sS", &format!("http://{}/", server.ipv4())])?;
@@ -254,4 +303,5 @@ fn idle_connections() -> Result<usize> {
     Ok(room.min(10_000))
 }
 
+const WITHIN: Duration = Duration::from_secs(30);
 const MARKER: &str = "the-payload-that-must-not-be-seen";

@@ -7,6 +7,7 @@
 mod bounded;
 mod routes;
 mod socket;
+mod stage;
 pub mod views;
 
 use std::fmt;
@@ -17,6 +18,8 @@ use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tracing::error;
+
+pub use self::stage::{Answer, Stage, ask};
 
 use self::bounded::Bounded;
 use self::socket::AdminSocket;

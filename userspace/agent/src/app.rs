@@ -3,28 +3,34 @@
 //! The order is the start-up contract: configuration and log first, so that whatever fails can say so; then the
 //! kernel programs are loaded but not attached; then sources are read, maps filled and listeners opened; the programs
 //! attach last (see `reconcile`). Going down, the listeners close first and the pins stay: the kernel goes on
-//! refusing what would have come to us.
+//! refusing what would have come to us. Once no listener, no port and nothing of the kernel's is ours any more a successor
+//! may begin (`standby`), while our connections finish.
 
+mod arguments;
 mod capture;
 mod probes;
 mod proxies;
 mod removal;
+mod source;
+mod standby;
 
+use std::io::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use futures_util::future::OptionFuture;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{timeout, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::admin::{self, About, Listening, Sources};
-use crate::config::{self, Ca, Config, ConfigError, Source};
-use crate::discovery::{ApiServer, DiscoveryOptions, Files, Health, Kubernetes, Origin};
+use crate::admin::{self, About, AdminError, Listening, Sources, Stage};
+use crate::config::{self, Ca, Config, ConfigError, Listen, Source};
 use crate::drain::{Drain, Watch};
 use crate::kernel::{self, Claim, DirectEnd, Kernel, KernelError};
 use crate::net;
@@ -36,15 +42,17 @@ use crate::proxy::earlier::Earlier;
 use crate::proxy::hbone::Pool;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::native;
-use crate::reconcile::{Reconciler, Served, Statuses};
-use crate::state::{Event, RangeKind, Ranges, State};
+use crate::reconcile::{Finishing, Reconciler, Served, Statuses};
+use crate::state::State;
 use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 use crate::workers::{Threads, Workers};
 
 use self::probes::Probes;
 use self::proxies::Proxies;
+use self::source::Started;
 
+pub use self::arguments::Arguments;
 pub use self::removal::{uninstall, withdraw};
 
 /// Which configuration.
@@ -62,11 +70,12 @@ impl Configured {
     }
 }
 
-/// Runs the engine until SIGTERM or SIGINT.
+/// Runs the engine until SIGTERM or SIGINT. With `stand_by`, the path of a socket, it first waits there for the instance's
+/// engine to end, where one runs.
 ///
 /// # Errors
 /// What could not be set up, on which object, and what to do.
-pub async fn run(configured: &Configured) -> Result<()> {
+pub async fn run(configured: &Configured, stand_by: Option<&Path>) -> Result<()> {
     let config = configured.read()?;
     init_log(&config)?;
     match net::raise_open_files() {
@@ -74,23 +83,67 @@ pub async fn run(configured: &Configured) -> Result<()> {
         Err(error) => warn!(%error, "cannot raise the limit of open files: connections beyond it will wait"),
     }
     let mut stop = Stop::listen()?;
-    let listening = admin::bind(&config.listen).await?;
-    let (drain, watch) = Drain::new();
-    let (sources, mut engine) = match Engine::start(&config, watch.clone()).await {
-        Ok(started) => started,
-        Err(error) => return Err(refuse(&config, listening, error, stop).await),
+    let stage = stand_by.map(Stage::open).transpose()?;
+    let claim = tokio::select! {
+        claim = claim(&config, stage.as_ref()) => claim,
+        name = stop.received() => {
+            info!(signal = name, "stopping before its turn");
+            return Ok(());
+        }
     };
+    let listening = match bind(&config.listen, &claim, stage.is_some()).await {
+        Ok(listening) => listening,
+        Err(error) => return Err(claim.err().map_or_else(|| error.into(), anyhow::Error::from)),
+    };
+    let (drain, watch) = Drain::new();
+    let (sources, mut engine) = match Engine::start(&config, &claim, watch.clone()).await {
+        Ok(started) => started,
+        // A successor waits meanwhile: the ports are still this one's.
+        Err(error) => return Err(refuse(&config, listening, stage, error, stop).await),
+    };
+    if let Some(stage) = &stage {
+        // What is missing from here on, readiness says.
+        stage.tell(Ok(()));
+    }
     let admin = tokio::spawn(listening.serve(Arc::new(sources), watch));
     let ended = tokio::select! {
         name = stop.received() => { info!(signal = name, "stopping"); None }
         ended = &mut engine.reconciler => Some(ended),
     };
-    match ended {
-        None => engine.finish(drain, admin, config.timeouts.drain).await,
-        Some(ended) => match ended? {
-            Ok(_) => bail!("the reconciler ended by itself"),
-            Err(e) => Err(e.into()),
-        },
+    let Some(ended) = ended else {
+        return engine.finish(claim, drain, admin, config.timeouts.drain).await;
+    };
+    // Listeners and ports end with the process; so must this.
+    std::mem::forget(claim);
+    match ended? {
+        Ok(_) => bail!("the reconciler ended by itself"),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The node's ports. A predecessor that was killed may have them a moment longer than its claim: the kernel closes what a
+/// process had open in no order that it promises.
+async fn bind(
+    listen: &Listen,
+    claim: &Result<Claim, KernelError>,
+    has_stood_by: bool,
+) -> Result<Listening, AdminError> {
+    let until =
+        Instant::now() + if has_stood_by && claim.is_ok() { PORTS_FREE_WITHIN } else { Duration::ZERO };
+    loop {
+        match admin::bind(listen).await {
+            Err(AdminError::Tcp { .. } | AdminError::Taken { .. }) if Instant::now() < until => {
+                tokio::time::sleep(PORTS_ASKED_EVERY).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+async fn claim(config: &Config, stage: Option<&Stage>) -> Result<Claim, KernelError> {
+    match stage {
+        Some(stage) => standby::turn(config, stage).await,
+        None => Claim::take(&config.pin_root(), config.capture.mount_bpffs),
     }
 }
 
@@ -115,35 +168,47 @@ pub fn check(configured: &Configured) -> Result<()> {
 async fn refuse(
     config: &Config,
     listening: Listening,
+    stage: Option<Stage>,
     error: anyhow::Error,
     mut stop: Stop,
 ) -> anyhow::Error {
     let lacks = capture::lacks(config, &error.to_string());
-    let error =
-        if lacks.is_empty() { error } else { anyhow::anyhow!("{error}; this machine lacks: {lacks}") };
+    let error = if lacks.is_empty() { error } else { anyhow!("{error}; this machine lacks: {lacks}") };
+    if let Some(stage) = &stage {
+        stage.tell(Err(error.to_string()));
+    }
     if matches!(config.source, Source::Kubernetes { .. }) {
         error!(%error, "not started");
-        let stopped = async move { drop(tokio::time::timeout(REFUSAL, stop.received()).await) };
+        let stopped = async move { drop(timeout(REFUSAL, stop.received()).await) };
         listening.refuse(&error.to_string(), stopped).await;
     }
     error
 }
 
+/// Where kubelet takes a container's termination message from; on any other machine there is no such file.
+fn say_last_words(error: &anyhow::Error) {
+    let file = std::fs::OpenOptions::new().write(true).open("/dev/termination-log");
+    let _ = file.and_then(|mut file| writeln!(file, "{error}"));
+}
+
 /// The running tasks.
 struct Engine {
-    reconciler: JoinHandle<Result<Proxies, KernelError>>,
+    reconciler: JoinHandle<Result<Finishing<Proxies>, KernelError>>,
     source: JoinHandle<()>,
     /// Writes down the ends of direct connections.
     ends: Option<JoinHandle<()>>,
     /// Looks for connections from before.
     looks: JoinHandle<()>,
-    claim: Claim,
     /// Those that serve connections.
     threads: Threads,
 }
 
 impl Engine {
-    async fn start(config: &Config, drain: Watch) -> Result<(Sources, Self)> {
+    async fn start(
+        config: &Config,
+        claim: &Result<Claim, KernelError>,
+        drain: Watch,
+    ) -> Result<(Sources, Self)> {
         let started = Instant::now();
         let (workers, threads) = start_workers(config)?;
         let own = Handle::current();
@@ -152,8 +217,11 @@ impl Engine {
         registry.register_collector(Box::new(workers.clone()));
         let capture = capture::options(config)?;
         net::open_settings()?;
-        let claim = Kernel::claim(&capture.pin_root, capture.mount_bpffs)?;
+        let claim = claim.as_ref().map_err(|error| anyhow!("{error}"))?;
         let (mut kernel, kernel_events) = Kernel::load(&capture)?;
+        if !claim.is_handed_over() {
+            kernel.forget_flows()?;
+        }
         kernel.register(&mut registry);
         let (svids, authority) = svid_store(config, &mut registry)?;
         let state = Arc::new(State::new(&config.mesh.root_namespace));
@@ -167,13 +235,13 @@ impl Engine {
         let (connections, direct) = (context.connections.clone(), context.direct.clone());
         let ends = kernel.take_ends().map(|ends| tokio::spawn(write_down(ends, direct.clone())));
         let earlier = Earlier::new(state.clone(), Box::new(kernel.earlier()?), &mut registry);
-        let looks = tokio::spawn(earlier.clone().run(epoch.subscribe()));
+        let looks = tokio::spawn(earlier.clone().run(epoch.subscribe(), drain.clone()));
         let proxies = Proxies::new(Arc::new(context), earlier.clone(), epoch, tell);
         let options = capture::node_options(config, &capture)?;
         let reconciler =
             Reconciler::new(options, state.clone(), kernel, svids.clone(), proxies, statuses.clone());
         let Started { task: source, events, health, api_server } =
-            start_source(config, &mut registry, drain.clone()).await?;
+            source::start(config, &mut registry, drain.clone()).await?;
         let probes = Probes { authority, api_server };
         let sources = Sources {
             about: about(config, started),
@@ -187,25 +255,45 @@ impl Engine {
             registry: Arc::new(registry),
         };
         let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
-        Ok((sources, Self { reconciler, source, ends, looks, claim, threads }))
+        Ok((sources, Self { reconciler, source, ends, looks, threads }))
     }
 
-    /// Lets live connections finish, then lets go of everything. The pins stay.
-    async fn finish(self, drain: Drain, admin: JoinHandle<()>, deadline: Duration) -> Result<()> {
-        let Self { reconciler, source, ends, looks, claim: _claim, threads: _threads } = self;
+    /// Lets go of what a successor needs, then lets live connections finish, at most `patience` in all. The pins stay.
+    async fn finish(
+        self,
+        claim: Result<Claim, KernelError>,
+        drain: Drain,
+        admin: JoinHandle<()>,
+        patience: Duration,
+    ) -> Result<()> {
+        let until = tokio::time::Instant::now() + patience;
+        let Self { reconciler, source, ends, looks, threads: _threads } = self;
         let finished = async {
-            let mut proxies = reconciler.await??;
-            proxies.finished(deadline).await;
-            admin.abort();
+            let mut finishing = reconciler.await??;
             source.abort();
-            ends.iter().chain([&looks]).for_each(JoinHandle::abort);
+            let released = async {
+                finishing.sandboxes.closed().await;
+                let _ = tokio::join!(OptionFuture::from(ends), looks, last_answers(admin));
+            };
+            // Dropped here where all of it is released; where it is not, after the sandboxes.
+            let _claim = timeout_at(until, released).await.is_err().then_some(claim);
+            finishing.sandboxes.finished(until).await;
+            drop(finishing);
             anyhow::Ok(())
         };
-        let (in_time, finished) = tokio::join!(drain.drain(deadline), finished);
+        let (in_time, finished) = tokio::join!(drain.drain(patience), finished);
         if !in_time {
-            warn!(?deadline, "connections were still open and have been reset");
+            warn!(?patience, "connections were still open and have been reset");
         }
         finished
+    }
+}
+
+/// Whoever has asked something may hear the answer; then the ports are free.
+async fn last_answers(mut admin: JoinHandle<()>) {
+    if timeout(LAST_ANSWERS, &mut admin).await.is_err() {
+        admin.abort();
+        let _ = admin.await;
     }
 }
 
@@ -305,70 +393,6 @@ fn svid_store(config: &Config, registry: &mut Registry) -> Result<(Store, Option
     })
 }
 
-/// The source's task, what it says, and how it is where it can be cut off.
-struct Started {
-    task: JoinHandle<()>,
-    events: mpsc::Receiver<Event>,
-    health: Option<Health>,
-    api_server: Option<ApiServer>,
-}
-
-async fn start_source(config: &Config, registry: &mut Registry, drain: Watch) -> Result<Started> {
-    let (events_tx, events) = mpsc::channel(1024);
-    for ranges in configured_ranges(&config.mesh) {
-        events_tx.try_send(Event::Ranges(ranges)).context("a new channel has room")?;
-    }
-    match &config.source {
-        Source::Files { directory } => {
-            let options = discovery_options(config, Origin::Directory);
-            let files = Files::open(directory.clone(), options, registry)?;
-            let task = tokio::spawn(run_files(files, events_tx, drain));
-            Ok(Started { task, events, health: None, api_server: None })
-        }
-        Source::Kubernetes { kubeconfig } => {
-            let options = discovery_options(config, Origin::Cluster { node: config.node.name.clone() });
-            let source = Kubernetes::open(kubeconfig.as_deref(), options, registry).await?;
-            let (health, api_server) = (Some(source.health()), Some(source.api_server()));
-            Ok(Started { task: tokio::spawn(source.run(events_tx, drain)), events, health, api_server })
-        }
-    }
-}
-
-/// The configuration is one more that tells of ranges, and the first.
-fn configured_ranges(mesh: &config::Mesh) -> Vec<Ranges> {
-    let told = [
-        (RangeKind::Services, &mesh.service_ranges),
-        (RangeKind::Pods, &mesh.pod_ranges),
-        (RangeKind::Outside, &mesh.outside_ranges),
-    ];
-    let ranges = |(kind, blocks): (RangeKind, &Vec<_>)| Ranges {
-        kind,
-        owner: "".into(),
-        blocks: blocks.clone(),
-        node: Vec::new(),
-    };
-    told.into_iter().filter(|(_, blocks)| !blocks.is_empty()).map(ranges).collect()
-}
-
-fn discovery_options(config: &Config, origin: Origin) -> DiscoveryOptions {
-    DiscoveryOptions {
-        trust_domain: config.mesh.trust_domain.clone(),
-        cluster: config.mesh.cluster.clone(),
-        cluster_domain: config.mesh.cluster_domain.clone(),
-        root_namespace: config.mesh.root_namespace.clone(),
-        same_node: config.mesh.same_node,
-        node: config.node.name.clone(),
-        zone: config.node.zone.clone(),
-        origin,
-    }
-}
-
-async fn run_files(files: Files, events: mpsc::Sender<Event>, drain: Watch) {
-    if let Err(e) = files.run(events, drain).await {
-        error!(error = %e, "source.files: what is known stays in force, changes are not seen: restart signetd");
-    }
-}
-
 /// SIGTERM and SIGINT.
 struct Stop {
     terminate: Signal,
@@ -390,3 +414,8 @@ impl Stop {
 
 /// How long readiness tells why there is no engine, before the process ends and is started again.
 const REFUSAL: Duration = Duration::from_secs(20);
+/// How long the node's ports are kept for answers that are on their way.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long a predecessor's ports are waited for once its claim is free, and how often they are asked for.
+const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
+const PORTS_ASKED_EVERY: Duration = Duration::from_millis(50);

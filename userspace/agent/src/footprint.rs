@@ -55,7 +55,8 @@ impl Footprint {
     /// Gives back what loading and working took, once next to nothing was done for two heartbeats; and puts the heap into huge
     /// pages when it has become large, or half as large again.
     pub fn heartbeat(&mut self) {
-        let worked = cpu_time().saturating_sub(std::mem::replace(&mut self.used, cpu_time()));
+        let used = cpu_time();
+        let worked = used.saturating_sub(std::mem::replace(&mut self.used, used));
         self.idle = if worked < MUCH_TIME { self.idle.saturating_add(1) } else { 0 };
         self.has_worked |= worked >= MUCH_TIME;
         let Some(now) = Memory::now() else { return };

@@ -8,6 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `object` | the embedded object, pins, bpffs |
+//! | `claim` | one engine for each instance |
 //! | `programs`, `link` | which programs there are; attach, pin and replace them |
 //! | `maps`, `origins` | the maps in this crate's types: the writer's side, the proxies' side |
 //! | `steering` | `sk_lookup` per network namespace |
@@ -38,6 +39,7 @@ use crate::addr::{CgroupId, NetnsCookie};
 use crate::config::{UnknownPods, Unprotected};
 
 mod cgroup;
+mod claim;
 mod clock;
 mod conflicts;
 mod diag;
@@ -63,6 +65,7 @@ mod steering;
 mod verifier;
 
 pub use cgroup::{Cgroup, cgroup2_mount, own_node_root};
+pub use claim::Claim;
 pub use direct::{
     Direct, DirectBytes, DirectEnd, DirectFlow, DirectFlows, DirectRoute, DirectServer, DirectService,
 };
@@ -70,10 +73,10 @@ pub use earlier::{EarlierSocket, EarlierSockets, Owner, Role};
 pub use error::KernelError;
 pub use events::KernelEvent;
 pub use netns::netns_cookie;
-pub use object::{Claim, is_on_bpffs};
+pub use object::is_on_bpffs;
 pub use origins::{Origin, Origins};
 pub use pods::{find_pods_root, pod_cgroups};
-pub use preflight::{Finding, machine, preflight};
+pub use preflight::{Finding, lacking, machine, preflight};
 pub use removal::{steered_namespaces, uninstall};
 pub use steering::Steering;
 
@@ -159,17 +162,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Makes this process the one engine of the instance with these pins; before [`Kernel::load`] and [`uninstall`].
+    /// Forgets connections to engines of before, whose ends may have been missed. Not beside one that still has some.
     ///
     /// # Errors
-    /// Another process is that already, or the pins' directory cannot be made.
-    pub fn claim(pin_root: &Path, mount_bpffs: bool) -> Result<Claim, KernelError> {
-        if !mount_bpffs && !is_on_bpffs(pin_root) {
-            return Err(KernelError::NoBpffs { path: pin_root.to_owned() });
-        }
-        let pins = Pins::new(pin_root);
-        pins.prepare()?;
-        pins.claim()
+    /// The map cannot be written.
+    pub fn forget_flows(&mut self) -> Result<(), KernelError> {
+        self.maps.clear_flows()
     }
 
     /// Loads the programs, adopts or replaces what is pinned. Nothing is attached yet: fill the maps first, then [`Kernel::attach`].
@@ -186,8 +184,7 @@ impl Kernel {
         pins.prepare()?;
         let mut loader = Loader::new(&pins)?;
         let mut ebpf = loader.load()?;
-        let mut maps = Maps::open(&pins)?;
-        maps.clear_flows()?;
+        let maps = Maps::open(&pins)?;
         let origins = Origins::open(&pins)?;
         let heartbeat = pins.open("HEARTBEAT")?;
         let config = config(options, &mount)?;

@@ -35,12 +35,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::net::{SocketAddr, TcpListener};
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::addr::{CgroupId, NetnsCookie};
@@ -50,7 +51,7 @@ use crate::kernel::{Origin, Origins};
 use crate::net::Listeners;
 use crate::state::State;
 use crate::workers::Workers;
-use accept::{Accepted, Serving, accept};
+use accept::{Accepted, Listening, Serving, accept};
 use awaited::Awaited;
 use connections::Connections;
 use direct::Direct;
@@ -111,13 +112,18 @@ pub trait OriginLookup: Send + Sync {
 #[derive(Debug)]
 pub struct Running {
     loops: JoinSet<()>,
+    /// Nothing is ever sent: each loop has the other end while its listener is open.
+    listening: mpsc::Receiver<Infallible>,
 }
 
 /// Starts the accept loops of a sandbox, all on one worker.
 #[must_use]
 pub fn start(context: Arc<Context>, sandbox: Arc<Sandbox>, listeners: Listeners) -> Running {
-    let mut running = Running { loops: JoinSet::new() };
-    let mut on = |listener, serve| running.accept(&context, &sandbox, listener, serve);
+    let (open, listening) = mpsc::channel(1);
+    let mut running = Running { loops: JoinSet::new(), listening };
+    let mut on = |socket, serve| {
+        running.accept(&context, &sandbox, Listening { socket, open: open.clone() }, serve);
+    };
     let Listeners { outbound_v4, outbound_v6, plaintext, hbone } = listeners;
     on(outbound_v4, Serve::Outbound);
     if let Some(outbound_v6) = outbound_v6 {
@@ -137,6 +143,11 @@ enum Serve {
 }
 
 impl Running {
+    /// Resolves when the drain has begun and the last listener is closed.
+    pub async fn closed(&mut self) {
+        let None = self.listening.recv().await;
+    }
+
     /// Resolves when the drain has begun and the last connection has ended. Whoever waits bounds the wait, and then drops.
     pub async fn finished(&mut self) {
         while self.loops.join_next().await.is_some() {}
@@ -146,7 +157,7 @@ impl Running {
         &mut self,
         context: &Arc<Context>,
         sandbox: &Arc<Sandbox>,
-        listener: TcpListener,
+        listener: Listening,
         purpose: Serve,
     ) {
         let (context, sandbox) = (Arc::clone(context), Arc::clone(sandbox));

@@ -34,7 +34,7 @@ use crate::kernel::{self, DirectFlow, Kernel, KernelEvent};
 use crate::net::{Listeners, Netns};
 use crate::policy::Denial;
 use crate::state::{Event, State, Workload};
-use crate::svid::{self, Credentials};
+use crate::svid::{self, Credentials, Tracked};
 
 pub use self::direct::Served;
 pub use self::door::{DirectDoor, Door};
@@ -84,6 +84,14 @@ pub struct Opened {
     pub host: bool,
     /// The engine's listeners there.
     pub listeners: Listeners,
+}
+
+/// What is left when the drain has begun: the sandboxes, and the SVIDs that connections need which are not through their
+/// handshakes yet. Dropped when they have ended.
+pub struct Finishing<S> {
+    /// Where connections are.
+    pub sandboxes: S,
+    _svids: (svid::Store, Vec<Tracked>),
 }
 
 /// What the reconciler needs to know of this node.
@@ -164,8 +172,8 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         }
     }
 
-    /// Runs until the drain begins, and gives the sandboxes back to whoever drains them. The pins stay: with the engine
-    /// gone the kernel goes on refusing.
+    /// Runs until the drain begins, and gives back what connections need to finish. The pins stay: with the engine gone
+    /// the kernel goes on refusing.
     ///
     /// # Errors
     /// The programs could not be attached; nothing is protected, so the process must end and say so.
@@ -175,7 +183,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
         mut kernel_events: mpsc::Receiver<KernelEvent>,
         mut served: mpsc::Receiver<Served>,
         drain: Watch,
-    ) -> Result<S, kernel::KernelError> {
+    ) -> Result<Finishing<S>, kernel::KernelError> {
         let mut heartbeat = tokio::time::interval(self.options.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -188,7 +196,7 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                     self.heartbeat();
                     self.footprint.heartbeat();
                 }
-                () = drain.stopped() => return Ok(self.sandboxes),
+                () = drain.stopped() => return Ok(self.finishing()),
                 // Before events that may never pause; otherwise last, so that a burst of them is settled once.
                 () = sleep_until(settle), if settle.is_some() => self.settle_direct(),
                 Some(uid) = self.wake_rx.recv() => self.advance_awaited(|l| l.workload.uid == uid),
@@ -199,6 +207,11 @@ impl<S: Sandboxes, K: Door> Reconciler<S, K> {
                 () = std::future::ready(()), if settle.is_some() => self.settle_direct(),
             }
         }
+    }
+
+    fn finishing(self) -> Finishing<S> {
+        let tracked = self.locals.into_values().filter_map(Local::into_tracked);
+        Finishing { sandboxes: self.sandboxes, _svids: (self.svids, tracked.collect()) }
     }
 
     fn heartbeat(&mut self) {

@@ -172,7 +172,7 @@ impl State {
     }
 
     /// Resolves a destination: VIPs, Services' ports of nodes and their external addresses to a ready endpoint (same zone as `zone` first, then any; random among equals), pod
-    /// addresses to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
+    /// addresses and pods' ports of their nodes to their workload. Endpoints in `except` have just failed and are passed over (VIPs only).
     ///
     /// On an address that several workloads share, a port that none of them can be meant by leads to `Unknown`; an address
     /// that only the cluster can have, and of which nothing is known, to `Awaited`.
@@ -189,6 +189,7 @@ impl State {
         if let Some(choice) = of_service {
             return self.chosen(choice, to.ip());
         }
+        let to = self.behind_node(to);
         match self.workloads.owner(to.ip(), to.port()) {
             Some(workload) => workload_target(workload, to, None),
             None => self.unknown(to, asker),
@@ -200,7 +201,7 @@ impl State {
     #[must_use]
     pub fn enrolled_behind(&self, to: SocketAddr) -> Vec<(Arc<Workload>, SocketAddr)> {
         let is_others = || !self.workloads.at(to.ip()).is_empty() || self.ranges.of(to.ip()).is_some();
-        let places = self.services.endpoints(to, is_others).unwrap_or_else(|| vec![to]);
+        let places = self.services.endpoints(to, is_others).unwrap_or_else(|| vec![self.behind_node(to)]);
         let owners =
             |to: SocketAddr| self.owners(to.ip(), to.port()).into_iter().map(move |owner| (owner, to));
         places.into_iter().flat_map(owners).filter(|(owner, _)| owner.enrolled).collect()
@@ -291,6 +292,12 @@ impl State {
         if kind == RangeKind::Pods {
             self.services.put_node(name, addresses);
         }
+    }
+
+    /// Where a pod's port of a node leads; any other address leads to itself.
+    fn behind_node(&self, to: SocketAddr) -> SocketAddr {
+        let is_node = |node: &Arc<str>| self.services.is_of_node(node, to.ip());
+        self.workloads.behind_port_at_node(to, is_node).unwrap_or(to)
     }
 
     fn chosen(&self, choice: Choice, address: IpAddr) -> Target {

@@ -116,7 +116,7 @@ fn workload(i: u32) -> Workload {
         identity: identity(deployment),
         cluster: "Kubernetes".into(),
         labels: labels(deployment),
-        ports: [ContainerPort { name: Some("http".into()), port: 8080 }].into_iter().collect(),
+        ports: [ContainerPort { name: Some("http".into()), port: 8080, at_node: None }].into_iter().collect(),
         workload_name: Some(app.clone()),
         workload_type: "deployment",
         canonical_name: Some(app),

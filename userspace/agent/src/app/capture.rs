@@ -91,7 +91,21 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
 
 /// What this machine lacks beside what `error` says already, in one line; empty where that is all.
 pub(super) fn lacks(config: &Config, error: &str) -> String {
-    let findings = findings(config);
-    let missing = findings.iter().filter(|finding| !finding.ok && !error.contains(&finding.detail));
-    missing.map(|finding| format!("{}: {}", finding.name, finding.detail)).collect::<Vec<_>>().join("; ")
+    let mut findings = findings(config);
+    findings.retain(|finding| !finding.ok && !error.contains(&finding.detail));
+    in_one_line(&findings)
+}
+
+/// Whether an engine could start on this machine.
+///
+/// # Errors
+/// What it lacks.
+pub(super) fn rehearse(config: &Config) -> Result<()> {
+    let lacking = kernel::lacking(&options(config)?);
+    if lacking.is_empty() { Ok(()) } else { bail!("this machine lacks: {}", in_one_line(&lacking)) }
+}
+
+fn in_one_line(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|finding| format!("{}: {}", finding.name, finding.detail));
+    lines.collect::<Vec<_>>().join("; ")
 }

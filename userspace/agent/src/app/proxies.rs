@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
@@ -38,14 +38,21 @@ impl Proxies {
         Self { context, earlier, epoch, told, open: HashMap::new() }
     }
 
-    /// Waits until every connection has ended, at most `deadline`; then the caller drops.
-    pub(super) async fn finished(&mut self, deadline: Duration) {
+    /// Once the drain has begun: waits until no listener is open any more.
+    pub(super) async fn closed(&mut self) {
+        for (_, running) in self.open.values_mut() {
+            running.closed().await;
+        }
+    }
+
+    /// Waits until every connection has ended, at most `until`; then the caller drops.
+    pub(super) async fn finished(&mut self, until: Instant) {
         let all = async {
             for (_, running) in self.open.values_mut() {
                 running.finished().await;
             }
         };
-        let _ = tokio::time::timeout(deadline, all).await;
+        let _ = timeout_at(until, all).await;
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Configured, init_log};
 use crate::admin;
 use crate::config::Config;
 use crate::discovery;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Claim};
 use crate::net::{self, Netns};
 
 /// Takes the programs, links and maps of this configuration's instance out of the kernel, and its settings out of the
@@ -47,7 +47,7 @@ pub async fn withdraw(daemon_set: &str) -> Result<()> {
 fn remove(config: &Config) -> Result<()> {
     let pins = config.pin_root();
     if config.capture.mount_bpffs || kernel::is_on_bpffs(&pins) {
-        let _claim = Kernel::claim(&pins, config.capture.mount_bpffs)?;
+        let _claim = Claim::take(&pins, config.capture.mount_bpffs)?;
         net::open_settings()?;
         for namespace in kernel::steered_namespaces(&pins)? {
             net::restore(&Netns::new(namespace))?;

@@ -5,7 +5,7 @@
 //! for the EndpointSlices to say. One that the API server has bound to this node is a workload even before it has an
 //! address: kubelet tells the address up to a second after the pod's first process runs, and that one may connect.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerPort as Declared, Pod, PodSpec, PodStatus};
 use signet_manifests::{Document, DocumentError};
 
 use crate::discovery::surroundings::legal;
@@ -86,15 +86,26 @@ fn ports(document: &Document, spec: &PodSpec) -> Result<Ports, DocumentError> {
         .iter()
         .chain(sidecars)
         .flat_map(tcp_ports)
-        .map(|(name, number)| {
-            let port = addresses::port(document, "spec.containers[].ports[].containerPort", number.into())?;
-            Ok(ContainerPort { name: name.map(Into::into), port })
+        .map(|declared| {
+            let number = |field: &str, number: i32| {
+                addresses::port(document, &format!("spec.containers[].ports[].{field}"), number.into())
+            };
+            let at_node = declared.host_port.filter(|port| *port != 0 && is_everywhere(declared));
+            Ok(ContainerPort {
+                name: declared.name.as_deref().map(Into::into),
+                port: number("containerPort", declared.container_port)?,
+                at_node: at_node.map(|port| number("hostPort", port)).transpose()?,
+            })
         })
         .collect()
 }
 
-fn tcp_ports(container: &Container) -> impl Iterator<Item = (Option<&str>, i32)> {
+fn tcp_ports(container: &Container) -> impl Iterator<Item = &Declared> {
     let tcp = |protocol: Option<&str>| protocol.is_none_or(|protocol| protocol == "TCP");
-    let ports = container.ports.iter().flatten().filter(move |port| tcp(port.protocol.as_deref()));
-    ports.map(|port| (port.name.as_deref(), port.container_port))
+    container.ports.iter().flatten().filter(move |port| tcp(port.protocol.as_deref()))
+}
+
+/// Whether its `hostPort` is one of all of the node's addresses.
+fn is_everywhere(port: &Declared) -> bool {
+    matches!(port.host_ip.as_deref(), None | Some("" | "0.0.0.0" | "::"))
 }

@@ -67,7 +67,7 @@ fn ports(
 ) -> Result<Ports, DocumentError> {
     let port = |(name, number): (&String, &i64)| {
         let port = addresses::port(document, &format!("spec.ports.{name}"), *number)?;
-        Ok(ContainerPort { name: Some(name.as_str().into()), port })
+        Ok(ContainerPort { name: Some(name.as_str().into()), port, at_node: None })
     };
     ports.iter().map(port).collect()
 }

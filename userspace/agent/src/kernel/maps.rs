@@ -37,8 +37,8 @@ impl Maps {
         })
     }
 
-    /// Forgets the connections to an engine that is gone: its sockets closed with it. The kubelet's, which have no cookie, are
-    /// none of those, and end with their own sockets.
+    /// Forgets the connections to an engine that is gone, whose sockets closed with it: those of which the kernel has not seen
+    /// the end. The kubelet's, which have no cookie, are none of those, and end with their own sockets.
     pub(super) fn clear_flows(&mut self) -> Result<(), KernelError> {
         remove_where(&mut self.flows, |flow, _| flow.netns != 0).map_err(KernelError::map("clear", "FLOWS"))
     }

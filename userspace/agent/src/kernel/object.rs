@@ -4,14 +4,12 @@
 //! its own onto the pinned maps and replaces those behind the links. Another ABI version has another directory, filled
 //! while the old programs go on with the old maps, and removes the old one after the links have changed hands.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::mount::MsFlags;
 use signet_common::ABI_VERSION;
 use tracing::info;
@@ -48,14 +46,6 @@ pub(super) struct Pins {
     root: PathBuf,
 }
 
-/// The right to be the one engine of an instance, until it is dropped or the process ends, however that happens.
-///
-/// Two engines behind the same links would take them from each other, and the loser's workloads would go out in clear.
-#[derive(Debug)]
-pub struct Claim {
-    _lock: Flock<File>,
-}
-
 impl Pins {
     pub(super) fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
@@ -68,16 +58,6 @@ impl Pins {
             fs::create_dir_all(&dir).map_err(KernelError::file("make", &dir))?;
         }
         Ok(())
-    }
-
-    /// Locks the instance, which must have been prepared.
-    pub(super) fn claim(&self) -> Result<Claim, KernelError> {
-        let root = File::open(&self.root).map_err(KernelError::file("open", &self.root))?;
-        let lock = Flock::lock(root, FlockArg::LockExclusiveNonblock);
-        lock.map(|lock| Claim { _lock: lock }).map_err(|(_, errno)| match errno {
-            Errno::EWOULDBLOCK => KernelError::InstanceInUse { path: self.root.clone() },
-            errno => KernelError::file("lock", &self.root)(errno.into()),
-        })
     }
 
     pub(super) fn links(&self) -> PathBuf {

@@ -35,16 +35,23 @@ pub fn preflight(options: &CaptureOptions) -> Vec<Finding> {
 /// The same of what does not depend on where pods are: for a machine on which that cannot be said.
 #[must_use]
 pub fn machine(pin_root: &Path, mount_bpffs: bool) -> Vec<Finding> {
-    let mut findings = vec![
-        kernel_version(),
-        type_information(),
-        cgroup2(),
-        bpffs(pin_root, mount_bpffs),
-        pins(&pin_root.join("links")),
-        capabilities(),
-        destroy(),
-        conflicts(),
-    ];
+    let mut findings = indispensable(pin_root, mount_bpffs);
+    findings.extend([pins(&pin_root.join("links")), destroy(), conflicts()]);
+    findings
+}
+
+/// What of it is not there, and without which no engine starts.
+#[must_use]
+pub fn lacking(options: &CaptureOptions) -> Vec<Finding> {
+    let mut findings = indispensable(&options.pin_root, options.mount_bpffs);
+    findings.push(cgroup_root(&options.cgroup_root));
+    findings.retain(|finding| !finding.ok);
+    findings
+}
+
+fn indispensable(pin_root: &Path, mount_bpffs: bool) -> Vec<Finding> {
+    let mut findings =
+        vec![kernel_version(), type_information(), cgroup2(), bpffs(pin_root, mount_bpffs), capabilities()];
     findings.extend(program_types());
     findings
 }

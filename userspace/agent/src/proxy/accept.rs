@@ -1,9 +1,10 @@
 //! The accept loop: one for each listener. Bounded, and it survives what `accept` can throw at it.
 //!
-//! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it closes the
-//! listener and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
+//! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it takes what the kernel
+//! has accepted already, closes the listener, and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
 //! our memory takes the flood. Out of file descriptors, it waits until one of its own connections has given one back.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -45,12 +47,26 @@ pub(crate) struct Moved {
     pub(crate) runtime: Handle,
 }
 
+/// A listener, and word of it until it is closed.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// Not blocking.
+    pub(crate) socket: net::TcpListener,
+    /// Dropped after it.
+    pub(crate) open: mpsc::Sender<Infallible>,
+}
+
 /// Accepts until the drain begins, serving each connection in a task of its own; returns when all have ended.
-pub(crate) async fn accept<S>(listener: net::TcpListener, workers: Workers, drain: Watch, serve: S)
+pub(crate) async fn accept<S>(listening: Listening, workers: Workers, drain: Watch, serve: S)
 where
     S: Fn(Accepted) -> Serving,
 {
-    let listener = registered(listener).await;
+    let Listening { socket, open } = listening;
+    let listener = tokio::select! {
+        biased;
+        listener = registered(socket) => listener,
+        () = drain.stopped() => return,
+    };
     let mut connections = JoinSet::new();
     let mut exhausted = false;
     loop {
@@ -61,8 +77,7 @@ where
             accepted = next(&listener, &workers), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok(accepted) => {
                     recovered(&listener, &mut exhausted);
-                    let runtime = accepted.place.runtime().clone();
-                    connections.spawn_on(serve(accepted), &runtime);
+                    begin(&mut connections, accepted, &serve);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -75,10 +90,48 @@ where
             },
         }
     }
-    drop(listener);
+    for accepted in backlog(listener, &workers).take(MAX_CONNECTIONS.saturating_sub(connections.len())) {
+        begin(&mut connections, accepted, &serve);
+    }
+    drop(open);
     while let Some(ended) = connections.join_next().await {
         go_on(&mut connections, ended);
     }
+}
+
+/// What the kernel has accepted, without waiting for more: with the listener it would be reset. By the listener's own word,
+/// since the runtime's may be older. The listener is closed with the last of them.
+fn backlog(listener: TcpListener, workers: &Workers) -> impl Iterator<Item = Accepted> {
+    let listener = listener.into_std().inspect_err(|error| warn!(%error, "what waits is reset")).ok();
+    let next = move || {
+        loop {
+            match listener.as_ref()?.accept() {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(_) => return None,
+            }
+        }
+    };
+    std::iter::from_fn(next).filter_map(|(stream, peer)| {
+        let place = workers.place();
+        let local = Local::new(stream.local_addr().ok()?);
+        let stream = registered_stream(stream, &place).ok()?;
+        Some(Accepted { stream, peer: Peer::new(peer), local, place })
+    })
+}
+
+/// Made known to the worker that will serve it and to no other.
+fn registered_stream(stream: net::TcpStream, place: &Place) -> io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    let _entered = place.enter();
+    TcpStream::from_std(stream)
+}
+
+fn begin(connections: &mut JoinSet<Option<Moved>>, accepted: Accepted, serve: &impl Fn(Accepted) -> Serving) {
+    let runtime = accepted.place.runtime().clone();
+    connections.spawn_on(serve(accepted), &runtime);
 }
 
 /// A task has ended, and its connection with it or not.
@@ -157,3 +210,39 @@ fn recovered(listener: &TcpListener, exhausted: &mut bool) {
 const MAX_CONNECTIONS: usize = 32_768;
 /// Descriptors are also freed by other loops, of which this one hears nothing.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::drain::Drain;
+
+    #[tokio::test]
+    async fn what_the_kernel_has_accepted_is_served_when_the_drain_begins() {
+        let (workers, _threads) = Workers::start(NonZeroUsize::MIN).unwrap();
+        let socket = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let at = socket.local_addr().unwrap();
+        let clients: Vec<_> = (0..100).map(|_| net::TcpStream::connect(at).unwrap()).collect();
+        let served = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&served);
+        let serve = move |accepted| -> Serving {
+            let count = Arc::clone(&count);
+            Box::pin(async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                drop(accepted);
+                None
+            })
+        };
+        let (drain, watch) = Drain::new();
+        drop(drain);
+        let (open, mut listening) = mpsc::channel(1);
+        accept(Listening { socket, open }, workers, watch, serve).await;
+        assert_eq!(served.load(Ordering::Relaxed), clients.len());
+        assert!(listening.recv().await.is_none(), "it says that it listens");
+        assert!(net::TcpStream::connect(at).is_err());
+    }
+}

@@ -37,6 +37,7 @@ use super::connections::ConnectionView;
 use super::meter::Bytes;
 use super::parties::{Direction, Parties, Path};
 use crate::addr::{CgroupId, NetnsCookie};
+use crate::drain::Watch;
 use crate::kernel::{EarlierSocket, EarlierSockets, Owner, Role};
 use crate::policy::{Denial, Flow};
 use crate::state::{State, Workload};
@@ -102,11 +103,14 @@ impl Earlier {
         self.subjects.lock().remove(cgroup);
     }
 
-    /// Looks whenever it is time to; ends when nobody is left to change the policy.
-    pub async fn run(self: Arc<Self>, mut policy_epoch: watch::Receiver<u64>) {
+    /// Looks whenever it is time to. Ends when the drain begins, once a look that has begun is over, or nobody is left to
+    /// change the policy.
+    pub async fn run(self: Arc<Self>, mut policy_epoch: watch::Receiver<u64>, drain: Watch) {
         loop {
             let next = self.subjects.lock().next();
             tokio::select! {
+                biased;
+                () = drain.stopped() => return,
                 () = self.due.notified() => {}
                 changed = policy_epoch.changed() => match changed {
                     Ok(()) => self.subjects.lock().outdate(Instant::now()),

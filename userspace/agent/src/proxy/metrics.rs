@@ -2,9 +2,9 @@
 //!
 //! One table from label set to five counters, so that a connection looks its labels up once and adds to atomics after
 //! that. The bytes of live connections are moved into the counters at each scrape: there is no timer, and a download of
-//! an hour is seen while it runs. Where there are many label sets, those that rest are forgotten, or a node that Jobs come to
-//! would fill the table with names that nobody asks for any more. `received` is what the server received and `sent` what it sent, on both reporters:
-//! Istio's convention (istio/istio#32399).
+//! an hour is seen while it runs. Where there are many label sets, those that rest are forgotten, or a node that Jobs come
+//! to would fill the table with names that nobody asks for any more. `received` is what the server received and `sent` what
+//! it sent, on both reporters: Istio's convention (istio/istio#32399).
 
 mod labels;
 
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -43,7 +43,14 @@ pub(crate) struct Counters {
     failed: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    scraped: Mutex<Option<Scraped>>,
+}
+
+/// A label set's place in the table.
+#[derive(Debug, Default)]
+struct Entry {
+    counters: Arc<Counters>,
+    /// By the last scrape; `None` before the first.
+    scraped: Option<Scraped>,
 }
 
 /// What a scrape has found.
@@ -58,7 +65,7 @@ struct Scraped {
 #[derive(Debug)]
 struct Table {
     /// Bounded by [`MAX_LABEL_SETS`].
-    counters: RwLock<HashMap<Labels, Arc<Counters>>>,
+    counters: RwLock<HashMap<Labels, Entry>>,
     connections: Arc<Connections>,
     /// Asked at each scrape, as `connections` are. It has these metrics, so they do not have it.
     direct: OnceLock<Weak<Direct>>,
@@ -82,12 +89,12 @@ impl Metrics {
     /// The counters of a label set. Where there are too many sets already, those of its summary.
     #[must_use]
     pub(crate) fn counters(&self, labels: Labels) -> Arc<Counters> {
-        if let Some(counters) = self.table.counters.read().get(&labels) {
-            return Arc::clone(counters);
+        if let Some(entry) = self.table.counters.read().get(&labels) {
+            return Arc::clone(&entry.counters);
         }
         let mut table = self.table.counters.write();
         let labels = if table.len() < MAX_LABEL_SETS { labels } else { labels.summary() };
-        Arc::clone(table.entry(labels).or_default())
+        Arc::clone(&table.entry(labels).or_default().counters)
     }
 }
 
@@ -113,13 +120,23 @@ impl Counters {
         self.sent.fetch_add(to_client, Relaxed);
     }
 
-    /// They have changed since the scrape before, or not for less than [`FORGOTTEN_AFTER`]. Asked once at each scrape.
-    fn are_fresh(&self, now: Instant) -> bool {
+    fn sum(&self) -> u64 {
         let each = [&self.opened, &self.closed, &self.failed, &self.received, &self.sent];
-        let sum = each.iter().fold(0_u64, |sum, counter| sum.wrapping_add(counter.load(Relaxed)));
-        let mut scraped = self.scraped.lock();
-        let same = scraped.filter(|scraped| scraped.sum == sum);
-        let since = scraped.insert(same.unwrap_or(Scraped { sum, since: now })).since;
+        each.iter().fold(0, |sum, counter| sum.wrapping_add(counter.load(Relaxed)))
+    }
+}
+
+impl Entry {
+    /// A connection has it.
+    fn is_held(&self) -> bool {
+        Arc::strong_count(&self.counters) > 1
+    }
+
+    /// It has changed since the scrape before, or not for less than [`FORGOTTEN_AFTER`]. Asked once at each scrape.
+    fn is_fresh(&mut self, now: Instant) -> bool {
+        let sum = self.counters.sum();
+        let same = self.scraped.filter(|scraped| scraped.sum == sum);
+        let since = self.scraped.insert(same.unwrap_or(Scraped { sum, since: now })).since;
         now.saturating_duration_since(since) < FORGOTTEN_AFTER
     }
 }
@@ -136,8 +153,8 @@ impl Collector for Table {
         let counters = self.counters.read();
         for (name, help, value) in FAMILIES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (labels, counters) in counters.iter() {
-                match value(counters).load(Relaxed) {
+            for (labels, entry) in counters.iter() {
+                match value(&entry.counters).load(Relaxed) {
                     0 => {}
                     count => ConstCounter::new(count).encode(family.encode_family(labels)?)?,
                 }
@@ -151,11 +168,10 @@ impl Table {
     /// Where there are many label sets, lets those go that no connection has and whose counters rest. One that comes back begins
     /// at zero, as after a restart of the engine; so those of a CronJob are not forgotten where there is room.
     fn forget(&self, now: Instant) {
-        let is_held = |counters: &Arc<Counters>| Arc::strong_count(counters) > 1;
         let mut table = self.counters.write();
         let are_many = table.len() > MANY_LABEL_SETS;
         // Every set is looked at, and whether it is held first: whoever lets go has counted before.
-        table.retain(|_, counters| is_held(counters) | counters.are_fresh(now) || !are_many);
+        table.retain(|_, entry| entry.is_held() | entry.is_fresh(now) || !are_many);
         if table.capacity() > 4 * table.len() {
             table.shrink_to_fit();
         }
@@ -281,7 +297,7 @@ mod tests {
         }
         let table = metrics.table.counters.read();
         assert_eq!(table.len(), MAX_LABEL_SETS + 1, "the sets, and their summary");
-        let opened: u64 = table.values().map(|counters| counters.opened.load(Relaxed)).sum();
+        let opened: u64 = table.values().map(|entry| entry.counters.opened.load(Relaxed)).sum();
         assert_eq!(opened, u64::try_from(count).unwrap());
     }
 }

@@ -136,6 +136,11 @@ impl Local {
             .credentials()
     }
 
+    /// The claim alone.
+    pub(super) fn into_tracked(self) -> Option<Tracked> {
+        self.tracked
+    }
+
     pub(super) fn sandbox(&self) -> Option<NetnsCookie> {
         self.sandbox
     }

@@ -118,6 +118,12 @@ impl Workload {
         self.template.canonical_name.as_ref().unwrap_or_else(|| self.workload_name())
     }
 
+    /// The ports of its node's addresses that lead to a port of its own, where it has addresses of its own.
+    pub(super) fn ports_at_node(&self) -> impl Iterator<Item = (u16, u16)> {
+        let ports = self.ports.iter().filter(|_| !self.host_network);
+        ports.filter_map(|declared| Some((declared.at_node?, declared.port)))
+    }
+
     /// It declares the port, by whatever name.
     pub(super) fn declares(&self, port: u16) -> bool {
         self.ports.iter().any(|declared| declared.port == port)
@@ -131,6 +137,9 @@ pub struct ContainerPort {
     pub name: Option<Arc<str>>,
     /// Its number.
     pub port: u16,
+    /// `hostPort`: where it is reached at its node's addresses. `None` too where only some of those are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_node: Option<u16>,
 }
 
 /// A Service.

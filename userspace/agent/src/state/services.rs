@@ -90,6 +90,11 @@ impl Services {
         self.external.put_node(name, addresses);
     }
 
+    /// Whether it is one of the node's own addresses.
+    pub(super) fn is_of_node(&self, name: &Arc<str>, address: IpAddr) -> bool {
+        self.external.is_of_node(name, address)
+    }
+
     pub(super) fn remove(&self, namespace: &Arc<str>, name: &Arc<str>) {
         let name = (Arc::clone(namespace), Arc::clone(name));
         let old = self.names.write().remove(&name);

@@ -4,9 +4,14 @@
 //! namespace own it together, for good; the port says which one is meant. A pod's own address has one owner at a time,
 //! but a source may tell of the next pod before it tells of the last one's end: then the newest claim counts, an
 //! enrolled one before any other, since taking an enrolled workload for an outsider would send it plaintext.
+//!
+//! A port of its node may be a pod's as well (`hostPort`): the CNI translates it to the pod's own address.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use crate::addr::WorkloadUid;
 
@@ -19,6 +24,8 @@ use super::table::{Address, AddressHasher, Table};
 pub(super) struct Workloads {
     by_uid: Table<WorkloadUid, Arc<Workload>>,
     by_address: Table<Address, Claims, AddressHasher>,
+    /// Few have any: oldest first, each with its own port.
+    by_port_at_node: RwLock<HashMap<u16, Vec<(Arc<Workload>, u16)>>>,
 }
 
 /// Who has an address.
@@ -42,6 +49,7 @@ impl Workloads {
         for address in &new.addresses {
             self.claim(*address, &new);
         }
+        self.put_ports_at_node(old.as_deref(), &new);
         if let Some(old) = &old {
             for address in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
                 self.release(*address, &old.uid);
@@ -57,6 +65,7 @@ impl Workloads {
         for address in &old.addresses {
             self.release(*address, uid);
         }
+        self.remove_ports_at_node(&old);
         pool.give_back(&old);
     }
 
@@ -108,6 +117,52 @@ impl Workloads {
         })
     }
 
+    /// Where a port of a node leads, of one that `is_node` says: to the newest pod there that has it and an address of the
+    /// same family.
+    pub(super) fn behind_port_at_node(
+        &self,
+        to: SocketAddr,
+        is_node: impl Fn(&Arc<str>) -> bool,
+    ) -> Option<SocketAddr> {
+        let is_v4 = to.ip().to_canonical().is_ipv4();
+        let is_alike = |address: &&IpAddr| address.to_canonical().is_ipv4() == is_v4;
+        let ports = self.by_port_at_node.read();
+        // One that has just been bound has no address yet, and its predecessor may serve still.
+        ports
+            .get(&to.port())?
+            .iter()
+            .rev()
+            .filter(|(pod, _)| is_node(&pod.node))
+            .find_map(|(pod, port)| Some(SocketAddr::new(*pod.addresses.iter().find(is_alike)?, *port)))
+    }
+
+    /// One that changes keeps its place.
+    fn put_ports_at_node(&self, old: Option<&Workload>, new: &Arc<Workload>) {
+        if let Some(old) = old.filter(|old| old.ports_at_node().ne(new.ports_at_node())) {
+            self.remove_ports_at_node(old);
+        }
+        for (at_node, port) in new.ports_at_node() {
+            let mut ports = self.by_port_at_node.write();
+            let all = ports.entry(at_node).or_default();
+            match all.iter_mut().find(|(known, _)| known.uid == new.uid) {
+                Some(known) => *known = (Arc::clone(new), port),
+                None => all.push((Arc::clone(new), port)),
+            }
+        }
+    }
+
+    fn remove_ports_at_node(&self, old: &Workload) {
+        for (at_node, _) in old.ports_at_node() {
+            let mut ports = self.by_port_at_node.write();
+            if let Some(all) = ports.get_mut(&at_node) {
+                all.retain(|(known, _)| known.uid != old.uid);
+                if all.is_empty() {
+                    ports.remove(&at_node);
+                }
+            }
+        }
+    }
+
     fn claims<R>(&self, address: IpAddr, ask: impl FnOnce(&[Arc<Workload>]) -> R) -> R {
         self.by_address.with(&Address::of(address), |claims| ask(claims.map_or(&[], Claims::as_slice)))
     }
@@ -127,7 +182,7 @@ impl Workloads {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_uid.is_empty() && self.by_address.is_empty()
+        self.by_uid.is_empty() && self.by_address.is_empty() && self.by_port_at_node.read().is_empty()
     }
 }
 

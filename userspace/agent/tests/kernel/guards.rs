@@ -181,7 +181,11 @@ impl Drop for Traces {
 }
 
 fn load(runtime: &Runtime, options: &CaptureOptions) -> (Kernel, Receiver<KernelEvent>) {
-    runtime.block_on(async { Kernel::load(options) }).unwrap_or_else(|e| panic!("{e}"))
+    runtime.block_on(async {
+        let (mut kernel, events) = Kernel::load(options).unwrap_or_else(|e| panic!("{e}"));
+        kernel.forget_flows().unwrap();
+        (kernel, events)
+    })
 }
 
 fn options(name: &str, unknown_pods: UnknownPods, unprotected: Unprotected) -> CaptureOptions {

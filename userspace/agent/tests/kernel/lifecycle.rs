@@ -5,9 +5,11 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
-use signet_agent::kernel::{CaptureState, Cgroup, Kernel, KernelError, KernelEvent, cgroup2_mount};
+use signet_agent::kernel::{CaptureState, Cgroup, Claim, KernelError, KernelEvent, cgroup2_mount};
+use tokio::time::timeout;
 
 use crate::guards::{Node, Pod, Process};
 use crate::require_root_and_ebpf;
@@ -152,11 +154,29 @@ fn uninstalling_leaves_nothing_behind() {
 fn an_instance_has_one_engine_at_a_time() {
     require_root_and_ebpf!();
     let node = Node::start();
-    let first = Kernel::claim(&node.options.pin_root, true).unwrap();
-    let second = Kernel::claim(&node.options.pin_root, true).unwrap_err();
+    let first = Claim::take(&node.options.pin_root, true).unwrap();
+    let second = Claim::take(&node.options.pin_root, true).unwrap_err();
     assert!(matches!(second, KernelError::InstanceInUse { .. }), "{second}");
     drop(first);
-    Kernel::claim(&node.options.pin_root, true).expect("the first has ended");
+    Claim::take(&node.options.pin_root, true).expect("the first has ended");
+}
+
+#[test]
+fn an_instances_next_engine_waits_for_its_turn() {
+    require_root_and_ebpf!();
+    let node = Node::start();
+    let pins = &node.options.pin_root;
+    let first = Claim::take(pins, true).unwrap();
+    node.runtime.block_on(async {
+        let mut turn = pin!(Claim::await_turn(pins, true));
+        assert!(timeout(Duration::from_millis(100), &mut turn).await.is_err(), "two at a time");
+        // As an uninstall does before it lets go: the lock that is waited for is on a directory that nobody finds.
+        signet_agent::kernel::uninstall(pins).unwrap();
+        drop(first);
+        let _second = timeout(Duration::from_secs(10), turn).await.expect("its turn").unwrap();
+        let third = Claim::take(pins, true).unwrap_err();
+        assert!(matches!(third, KernelError::InstanceInUse { .. }), "{third}");
+    });
 }
 
 #[test]
@@ -170,7 +190,7 @@ fn a_cgroup_tells_its_network_namespace_once_it_has_a_process() {
     assert_eq!(cgroup.id(), pod.id());
     assert!(cgroup.netns(false).unwrap().is_none());
     let (changed, process) = node.runtime.block_on(async {
-        let changed = tokio::time::timeout(Duration::from_secs(20), cgroup.changed());
+        let changed = timeout(Duration::from_secs(20), cgroup.changed());
         let start = async { Process::start(&nested, &pod.netns, || Ok(((), String::new()))) };
         tokio::join!(biased; changed, start)
     });

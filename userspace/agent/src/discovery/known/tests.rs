@@ -199,6 +199,7 @@ fn a_pod_that_cannot_be_trusted_is_a_fault_that_names_the_field() {
             "metadata.labels[signet.dev/mode]",
         ),
         ("containerPort: 8080", "containerPort: 80800", "spec.containers[].ports[].containerPort"),
+        ("containerPort: 8080", "containerPort: 8080, hostPort: 80800", "spec.containers[].ports[].hostPort"),
     ] {
         let broken = POD.replace(from, to);
         assert_ne!(broken, POD);

@@ -76,10 +76,12 @@ const POD_METADATA: Keep = Fields(&[
     ("ownerReferences", Fields(&[("kind", All), ("name", All), ("controller", All)])),
 ]);
 
-const CONTAINER: Keep = Fields(&[("restartPolicy", All), ("ports", PORT)]);
+const CONTAINER: Keep = Fields(&[("restartPolicy", All), ("ports", CONTAINER_PORT)]);
 
-const PORT: Keep =
-    Fields(&[("name", All), ("containerPort", All), ("port", All), ("nodePort", All), ("protocol", All)]);
+const CONTAINER_PORT: Keep =
+    Fields(&[("name", All), ("containerPort", All), ("protocol", All), ("hostPort", All), ("hostIP", All)]);
+
+const PORT: Keep = Fields(&[("name", All), ("port", All), ("nodePort", All), ("protocol", All)]);
 
 const SERVICE: Keep = Fields(&[
     ("metadata", METADATA),

@@ -62,11 +62,11 @@ pub async fn withdraw(name: &str, mut told: impl FnMut(String)) -> Result<(), Wi
     Ok(())
 }
 
-/// The engine's container with other arguments, on all nodes at once.
+/// The engine's container with other arguments, on all nodes at once, and in place of the engine: it does not stand by.
 fn removal(object: &str) -> Value {
-    let container = json!({"name": object, "args": ARGUMENTS});
+    let container = json!({"name": object, "args": ARGUMENTS, "startupProbe": null});
     json!({"spec": {
-        "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},
+        "updateStrategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "100%"}},
         "template": {"spec": {"containers": [container]}},
     }})
 }

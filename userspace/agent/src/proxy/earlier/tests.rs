@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::drain::Drain;
 use crate::policy::{MtlsMode, PeerAuthentication};
 use crate::proxy::testing;
 use crate::state::Event;
@@ -211,12 +212,13 @@ async fn it_looks_by_itself() {
     let scene = Scene::new();
     let socket = scene.open(1, Role::Server, "10.0.0.1:80", "10.9.9.9:4000");
     let (epoch, policy_epoch) = watch::channel(0);
-    let running = tokio::spawn(Arc::clone(&scene.earlier).run(policy_epoch));
+    let (drain, stops) = Drain::new();
+    let running = tokio::spawn(Arc::clone(&scene.earlier).run(policy_epoch, stops));
     testing::until("it is listed", || !scene.earlier.views().is_empty()).await;
     scene.strict("web");
     epoch.send_replace(1);
     testing::until("it is ended", || !scene.is_open(socket)).await;
-    drop(epoch);
+    assert!(drain.drain(Duration::from_secs(5)).await, "it goes on");
     running.await.unwrap();
 }
 

@@ -3,6 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::{Pair, needs_privileges, service};
 use crate::addr::HBONE_PORT;
 use crate::config::{Timeouts, Tunnel};
@@ -16,7 +18,7 @@ const METRIC: &str = "signet_awaited_engines_total";
 impl Pair {
     /// The engine of the server's node ends, and its listeners with it.
     async fn stop_server(&mut self) {
-        self.server.running = Running { loops: Default::default() };
+        self.server.running = Running { loops: Default::default(), listening: mpsc::channel(1).1 };
         let listener = self.server.at(HBONE_PORT);
         until("nobody listens", || TcpStream::connect(listener).is_err()).await;
     }

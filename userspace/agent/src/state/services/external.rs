@@ -77,6 +77,12 @@ impl External {
         self.nodes.write().put(name, addresses.iter().map(IpAddr::to_canonical).collect());
     }
 
+    /// Whether it is one of the node's own addresses.
+    pub(super) fn is_of_node(&self, name: &Arc<str>, address: IpAddr) -> bool {
+        let nodes = self.nodes.read();
+        nodes.by_name.get(name).is_some_and(|own| own.contains(&address.to_canonical()))
+    }
+
     fn first(&self, place: Place) -> Option<Routes> {
         self.claims.read().get(&place)?.first().cloned()
     }

@@ -67,7 +67,7 @@ fn what_is_inside_the_cluster_and_not_told_of_is_awaited() {
     assert_eq!(target(&state, VIP, 80), "awaited Pods 10.0.0.1 of web");
     state.apply(&Event::Workload(pod("u1", &["10.0.0.1"]).into()));
     assert_eq!(target(&state, VIP, 80), "workload u1 10.0.0.1:8080 of web");
-    let ports = [ContainerPort { name: None, port: 80 }].into_iter().collect();
+    let ports = [ContainerPort { name: None, port: 80, at_node: None }].into_iter().collect();
     let template = Template { ports, ..template() }.into();
     let host = Workload { host_network: true, template, ..pod("u2", &["10.0.0.9"]) };
     state.apply(&Event::Workload(host.into()));
@@ -157,6 +157,39 @@ fn an_external_address_and_a_nodes_port_lead_where_the_vip_does() {
     assert_eq!(target(&state, "192.0.2.9", 30080), "unknown");
     state.apply(&Event::Service(service("web", VIP, &[("http", 80)])));
     assert_eq!(target(&state, "198.51.100.1", 80), "unknown");
+}
+
+/// A pod with a port of its node's addresses.
+fn with_port_at_node(uid: &str, addresses: &[&str], node: &str, at_node: u16) -> Event {
+    let ports = [ContainerPort { name: None, port: 8080, at_node: Some(at_node) }].into_iter().collect();
+    let template = Template { ports, ..template() }.into();
+    Event::Workload(Workload { template, node: node.into(), ..pod(uid, addresses) }.into())
+}
+
+#[test]
+fn a_pods_port_of_its_node_leads_to_the_pod() {
+    let state = with(&[
+        node("10.0.0.0/24", "192.0.2.9"),
+        with_port_at_node("u1", &["10.0.0.1", "fd00::1"], "n1", 9000),
+        with_port_at_node("u2", &["10.0.1.1"], "n2", 9000),
+    ]);
+    assert_eq!(target(&state, "192.0.2.9", 9000), "workload u1 10.0.0.1:8080");
+    assert_eq!(target(&state, "::ffff:192.0.2.9", 9000), "workload u1 10.0.0.1:8080");
+    for (other, port) in [("192.0.2.9", 8080), ("192.0.2.8", 9000)] {
+        assert_eq!(target(&state, other, port), "unknown", "{other}:{port}");
+    }
+    let behind = |port| state.enrolled_behind(SocketAddr::new(ip("192.0.2.9"), port));
+    assert_eq!(behind(9000).first().map(|(_, at)| at.to_string()).as_deref(), Some("10.0.0.1:8080"));
+    // Its successor, told of before its end.
+    state.apply(&with_port_at_node("u3", &["10.0.0.3"], "n1", 9000));
+    assert_eq!(target(&state, "192.0.2.9", 9000), "workload u3 10.0.0.3:8080");
+    state.apply(&with_port_at_node("u4", &[], "n1", 9000));
+    assert_eq!(target(&state, "192.0.2.9", 9000), "workload u3 10.0.0.3:8080", "the next has no address yet");
+    state.apply(&Event::WorkloadGone(uid("u4")));
+    state.apply(&with_port_at_node("u1", &["10.0.0.1"], "n1", 9001));
+    assert_eq!(target(&state, "192.0.2.9", 9001), "workload u1 10.0.0.1:8080");
+    state.apply(&Event::WorkloadGone(uid("u3")));
+    assert_eq!(target(&state, "192.0.2.9", 9000), "unknown");
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_host_network_workload_that_declares_no_port_may_be_meant_by_any() {
 }
 
 fn host(name: &str, ports: &[u16]) -> Workload {
-    let ports = ports.iter().map(|port| ContainerPort { name: None, port: *port }).collect();
+    let ports = ports.iter().map(|port| ContainerPort { name: None, port: *port, at_node: None }).collect();
     let template = Template { ports, ..template() }.into();
     Workload { host_network: true, template, ..pod(name, &[NODE]) }
 }
