@@ -8,6 +8,7 @@
 
 mod arguments;
 mod capture;
+mod ending;
 mod probes;
 mod proxies;
 mod removal;
@@ -21,12 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use futures_util::future::OptionFuture;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, About, AdminError, Listening, Sources, Stage};
@@ -48,6 +47,7 @@ use crate::svid::{FileAuthority, IstioAuthority, IstioOptions, Store};
 use crate::telemetry::{self, LogFormat, LogOutput, Registry};
 use crate::workers::{Threads, Workers};
 
+use self::ending::Stop;
 use self::probes::Probes;
 use self::proxies::Proxies;
 use self::source::Started;
@@ -257,44 +257,6 @@ impl Engine {
         let reconciler = tokio::spawn(reconciler.run(events, kernel_events, served, drain));
         Ok((sources, Self { reconciler, source, ends, looks, threads }))
     }
-
-    /// Lets go of what a successor needs, then lets live connections finish, at most `patience` in all. The pins stay.
-    async fn finish(
-        self,
-        claim: Result<Claim, KernelError>,
-        drain: Drain,
-        admin: JoinHandle<()>,
-        patience: Duration,
-    ) -> Result<()> {
-        let until = tokio::time::Instant::now() + patience;
-        let Self { reconciler, source, ends, looks, threads: _threads } = self;
-        let finished = async {
-            let mut finishing = reconciler.await??;
-            source.abort();
-            let released = async {
-                finishing.sandboxes.closed().await;
-                let _ = tokio::join!(OptionFuture::from(ends), looks, last_answers(admin));
-            };
-            // Dropped here where all of it is released; where it is not, after the sandboxes.
-            let _claim = timeout_at(until, released).await.is_err().then_some(claim);
-            finishing.sandboxes.finished(until).await;
-            drop(finishing);
-            anyhow::Ok(())
-        };
-        let (in_time, finished) = tokio::join!(drain.drain(patience), finished);
-        if !in_time {
-            warn!(?patience, "connections were still open and have been reset");
-        }
-        finished
-    }
-}
-
-/// Whoever has asked something may hear the answer; then the ports are free.
-async fn last_answers(mut admin: JoinHandle<()>) {
-    if timeout(LAST_ANSWERS, &mut admin).await.is_err() {
-        admin.abort();
-        let _ = admin.await;
-    }
 }
 
 fn about(config: &Config, started: Instant) -> About {
@@ -393,29 +355,8 @@ fn svid_store(config: &Config, registry: &mut Registry) -> Result<(Store, Option
     })
 }
 
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
 /// How long readiness tells why there is no engine, before the process ends and is started again.
 const REFUSAL: Duration = Duration::from_secs(20);
-/// How long the node's ports are kept for answers that are on their way.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long a predecessor's ports are waited for once its claim is free, and how often they are asked for.
 const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
 const PORTS_ASKED_EVERY: Duration = Duration::from_millis(50);

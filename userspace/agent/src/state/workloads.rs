@@ -24,9 +24,12 @@ use super::table::{Address, AddressHasher, Table};
 pub(super) struct Workloads {
     by_uid: Table<WorkloadUid, Arc<Workload>>,
     by_address: Table<Address, Claims, AddressHasher>,
-    /// Few have any: oldest first, each with its own port.
-    by_port_at_node: RwLock<HashMap<u16, Vec<(Arc<Workload>, u16)>>>,
+    /// Few pods have any; the oldest first.
+    by_port_at_node: RwLock<HashMap<u16, Vec<AtNode>>>,
 }
+
+/// A pod, and its own port behind one of its node's.
+type AtNode = (Arc<Workload>, u16);
 
 /// Who has an address.
 #[derive(Debug)]
