@@ -56,12 +56,34 @@ fn kinds_of_others_pass(kubectl: &Kubectl, helm: &Helm) -> Result<()> {
         kubectl.wait("default", &format!("crd/{name}"), "condition=Established", WITHIN)?;
     }
     let values = ["podMonitor.enabled=true", "podMonitor.labels.release=prometheus"];
-    let kinds = dry_run(kubectl, &helm.template_beside(&["cilium.io/v2"], &values)?);
+    let all = objects(kubectl, &helm.template_beside(&["cilium.io/v2"], &values)?, "server");
     // Others use this cluster too.
     kubectl.run(&[&["delete", "crd"][..], &CRDS].concat())?;
-    let kinds = kinds?;
+    let all = all?;
     for kind in ["PodMonitor", "CiliumNetworkPolicy"] {
-        ensure!(kinds.contains(kind), "no {kind} among {kinds:?}");
+        ensure!(all.iter().any(|object| object["kind"] == kind), "no {kind} is rendered");
+    }
+    monitored_ports_are_declared(&all)
+}
+
+/// Prometheus knows the number of a port only where the pod declares it; and what a pod on the node's own network declares
+/// is refused to every other pod of the node, the engine that stands by among them.
+fn monitored_ports_are_declared(all: &[Value]) -> Result<()> {
+    for monitor in all.iter().filter(|object| object["kind"] == "PodMonitor") {
+        let name = &monitor["metadata"]["name"];
+        let workload =
+            |object: &&Value| object["metadata"]["name"] == *name && !object["spec"]["template"].is_null();
+        let pod =
+            &all.iter().find(workload).with_context(|| format!("no pods of {name}"))?["spec"]["template"];
+        let ports = pod["spec"]["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
+        let on_node = pod["spec"]["hostNetwork"] == true;
+        ensure!(!on_node || ports.is_empty(), "{name} keeps others off its node: {ports:?}");
+        for endpoint in monitor["spec"]["podMetricsEndpoints"].as_array().context("endpoints")? {
+            let number = &endpoint["portNumber"];
+            let is_declared = ports.iter().any(|port| port["containerPort"] == *number);
+            let is_made = endpoint["relabelings"].to_string().contains("__address__");
+            ensure!(is_declared || (number.is_null() && is_made), "{name} is scraped nowhere: {endpoint}");
+        }
     }
     Ok(())
 }

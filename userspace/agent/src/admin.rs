@@ -19,7 +19,7 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tracing::error;
 
-pub use self::stage::{Answer, Stage, ask};
+pub use self::stage::{Stage, ask};
 
 use self::bounded::Bounded;
 use self::socket::AdminSocket;

@@ -19,7 +19,7 @@ use crate::policy::{AuthorizationPolicy, Denial, Flow, PeerAuthentication, Permi
 use self::intern::ZonePool;
 use self::services::{Asker, Choice, Services};
 use self::table::AddressHasher;
-use self::workloads::Workloads;
+use self::workloads::{BehindNode, Workloads};
 
 pub use self::affinity::belonging;
 pub use self::intern::WorkloadPool;
@@ -189,7 +189,13 @@ impl State {
         if let Some(choice) = of_service {
             return self.chosen(choice, to.ip());
         }
-        let to = self.behind_node(to);
+        let to = match self.behind_node(to) {
+            None => to,
+            Some(BehindNode::Pod(pod)) => pod,
+            Some(BehindNode::Awaited) => {
+                return Target::Awaited { kind: RangeKind::Pods, address: to.ip(), service: None };
+            }
+        };
         match self.workloads.owner(to.ip(), to.port()) {
             Some(workload) => workload_target(workload, to, None),
             None => self.unknown(to, asker),
@@ -200,8 +206,13 @@ impl State {
     /// that are enrolled.
     #[must_use]
     pub fn enrolled_behind(&self, to: SocketAddr) -> Vec<(Arc<Workload>, SocketAddr)> {
-        let is_others = || !self.workloads.at(to.ip()).is_empty() || self.ranges.of(to.ip()).is_some();
-        let places = self.services.endpoints(to, is_others).unwrap_or_else(|| vec![self.behind_node(to)]);
+        let behind = match self.behind_node(to) {
+            Some(BehindNode::Pod(pod)) => pod,
+            Some(BehindNode::Awaited) | None => to,
+        };
+        let is_others =
+            || behind != to || !self.workloads.at(to.ip()).is_empty() || self.ranges.of(to.ip()).is_some();
+        let places = self.services.endpoints(to, is_others).unwrap_or_else(|| vec![behind]);
         let owners =
             |to: SocketAddr| self.owners(to.ip(), to.port()).into_iter().map(move |owner| (owner, to));
         places.into_iter().flat_map(owners).filter(|(owner, _)| owner.enrolled).collect()
@@ -294,10 +305,13 @@ impl State {
         }
     }
 
-    /// Where a pod's port of a node leads; any other address leads to itself.
-    fn behind_node(&self, to: SocketAddr) -> SocketAddr {
-        let is_node = |node: &Arc<str>| self.services.is_of_node(node, to.ip());
-        self.workloads.behind_port_at_node(to, is_node).unwrap_or(to)
+    /// Where a pod's port of a node leads; `None` for any other address, and where a workload of the mesh is meant that is on
+    /// the node's own: whoever may make pods must not take that one's clients.
+    fn behind_node(&self, to: SocketAddr) -> Option<BehindNode> {
+        let nodes = self.services.nodes_at(to.ip());
+        let behind = nodes.iter().find_map(|node| self.workloads.behind_node(node, to))?;
+        let is_meshed = self.workloads.owner(to.ip(), to.port()).is_some_and(|owner| owner.enrolled);
+        (!is_meshed).then_some(behind)
     }
 
     fn chosen(&self, choice: Choice, address: IpAddr) -> Target {

@@ -19,7 +19,7 @@ use super::AdminError;
 use super::socket::AdminSocket;
 
 /// The answer: nothing is missing, or what is.
-pub type Answer = Result<(), String>;
+type Answer = Result<(), String>;
 
 /// The socket of an engine that stands by; until it is dropped.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Stage {
     }
 
     /// From here on, this.
-    pub fn tell(&self, answer: Answer) {
+    pub fn tell(&self, answer: Result<(), String>) {
         drop(self.answer.send_replace(answer));
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Stage {
 ///
 /// # Errors
 /// What it still lacks, or that it does not answer.
-pub fn ask(path: &Path) -> Answer {
+pub fn ask(path: &Path) -> Result<(), String> {
     let answer =
         answer(path).map_err(|error| format!("{}: {error}: no signetd stands by there", path.display()))?;
     if answer == OK { Ok(()) } else { Err(answer) }

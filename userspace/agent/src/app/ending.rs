@@ -26,6 +26,7 @@ impl Engine {
         patience: Duration,
     ) -> Result<()> {
         let until = Instant::now() + patience;
+        let release = Instant::now() + patience.max(RELEASE);
         let Self { reconciler, source, ends, looks, threads: _threads } = self;
         let finished = async {
             let mut finishing = reconciler.await??;
@@ -35,7 +36,7 @@ impl Engine {
                 let _ = tokio::join!(OptionFuture::from(ends), looks, last_answers(admin));
             };
             // Dropped here where all of it is released; where it is not, after the sandboxes.
-            let _claim = timeout_at(until, released).await.is_err().then_some(claim);
+            let _claim = timeout_at(release, released).await.is_err().then_some(claim);
             finishing.sandboxes.finished(until).await;
             drop(finishing);
             anyhow::Ok(())
@@ -75,5 +76,7 @@ impl Stop {
     }
 }
 
+/// How long it may take to let go of what a successor needs, however short the drain is.
+const RELEASE: Duration = Duration::from_secs(2);
 /// How long the node's ports are kept for answers that are on their way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

@@ -105,7 +105,7 @@ fn tcp_ports(container: &Container) -> impl Iterator<Item = &Declared> {
     container.ports.iter().flatten().filter(move |port| tcp(port.protocol.as_deref()))
 }
 
-/// Whether its `hostPort` is one of all of the node's addresses.
+/// Whether its `hostPort` is one of all of the node's addresses, of either family.
 fn is_everywhere(port: &Declared) -> bool {
-    matches!(port.host_ip.as_deref(), None | Some("" | "0.0.0.0" | "::"))
+    port.host_ip.as_deref().is_none_or(str::is_empty)
 }

@@ -56,7 +56,13 @@ impl Claim {
         }
     }
 
-    /// Another process had it until now, and may still finish connections.
+    /// The same, where another process had it a moment ago.
+    #[must_use]
+    pub fn handed_over(self) -> Self {
+        Self { is_handed_over: true, ..self }
+    }
+
+    /// Another process had it until a moment ago, and may still finish connections.
     #[must_use]
     pub fn is_handed_over(&self) -> bool {
         self.is_handed_over

@@ -4,8 +4,9 @@
 //! its own onto the pinned maps and replaces those behind the links. Another ABI version has another directory, filled
 //! while the old programs go on with the old maps, and removes the old one after the links have changed hands.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, MapError};
@@ -57,7 +58,9 @@ impl Pins {
         for dir in [self.links(), self.namespaces()] {
             fs::create_dir_all(&dir).map_err(KernelError::file("make", &dir))?;
         }
-        Ok(())
+        // Whoever may open it may lock it, and keep engines away (`claim`).
+        let own = Permissions::from_mode(0o700);
+        fs::set_permissions(&self.root, own).map_err(KernelError::file("protect", &self.root))
     }
 
     pub(super) fn links(&self) -> PathBuf {

@@ -104,15 +104,9 @@ where
 fn backlog(listener: TcpListener, workers: &Workers) -> impl Iterator<Item = Accepted> {
     let listener = listener.into_std().inspect_err(|error| warn!(%error, "what waits is reset")).ok();
     let next = move || {
-        loop {
-            match listener.as_ref()?.accept() {
-                Ok(accepted) => return Some(accepted),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if concerns_one_connection(&error) => {}
-                Err(_) => return None,
-            }
-        }
+        // A connection that has ended meanwhile may be an error; a listener that has failed is nothing else.
+        let attempts = std::iter::repeat_with(|| listener.as_ref()?.accept().ok());
+        attempts.take(1 + ENDED_MEANWHILE).flatten().next()
     };
     std::iter::from_fn(next).filter_map(|(stream, peer)| {
         let place = workers.place();
@@ -208,6 +202,8 @@ fn recovered(listener: &TcpListener, exhausted: &mut bool) {
 
 /// Of one listener. Ten thousand idle connections to a pod are legal; memory for more than this is not given.
 const MAX_CONNECTIONS: usize = 32_768;
+/// So many of a backlog may have ended before they are accepted, one after the other; the rest is not looked at then.
+const ENDED_MEANWHILE: usize = 16;
 /// Descriptors are also freed by other loops, of which this one hears nothing.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use self::external::{External, Place};
+use self::external::{External, NodeNames, Place};
 use self::routes::Routes;
 use super::Wish;
 use super::intern::ZonePool;
@@ -90,9 +90,9 @@ impl Services {
         self.external.put_node(name, addresses);
     }
 
-    /// Whether it is one of the node's own addresses.
-    pub(super) fn is_of_node(&self, name: &Arc<str>, address: IpAddr) -> bool {
-        self.external.is_of_node(name, address)
+    /// The nodes that have an address: one, or none.
+    pub(super) fn nodes_at(&self, address: IpAddr) -> NodeNames {
+        self.external.nodes_at(address)
     }
 
     pub(super) fn remove(&self, namespace: &Arc<str>, name: &Arc<str>) {

@@ -24,12 +24,20 @@ use super::table::{Address, AddressHasher, Table};
 pub(super) struct Workloads {
     by_uid: Table<WorkloadUid, Arc<Workload>>,
     by_address: Table<Address, Claims, AddressHasher>,
-    /// Few pods have any; the oldest first.
-    by_port_at_node: RwLock<HashMap<u16, Vec<AtNode>>>,
+    /// Pods with a `hostPort`, by that and their node; the oldest first.
+    by_port_at_node: RwLock<PortsAtNode>,
 }
 
-/// A pod, and its own port behind one of its node's.
-type AtNode = (Arc<Workload>, u16);
+/// By port and node: the pods, each with its own port.
+type PortsAtNode = HashMap<(u16, Arc<str>), Vec<(Arc<Workload>, u16)>>;
+
+/// Where a pod's port of its node leads.
+pub(super) enum BehindNode {
+    /// To the pod.
+    Pod(SocketAddr),
+    /// To a pod that has no address yet.
+    Awaited,
+}
 
 /// Who has an address.
 #[derive(Debug)]
@@ -120,33 +128,29 @@ impl Workloads {
         })
     }
 
-    /// Where a port of a node leads, of one that `is_node` says: to the newest pod there that has it and an address of the
-    /// same family.
-    pub(super) fn behind_port_at_node(
-        &self,
-        to: SocketAddr,
-        is_node: impl Fn(&Arc<str>) -> bool,
-    ) -> Option<SocketAddr> {
+    /// Where a port of that node leads; `None` where no pod there has it.
+    pub(super) fn behind_node(&self, node: &Arc<str>, to: SocketAddr) -> Option<BehindNode> {
+        let ports = self.by_port_at_node.read();
+        let pods = ports.get(&(to.port(), Arc::clone(node)))?;
         let is_v4 = to.ip().to_canonical().is_ipv4();
         let is_alike = |address: &&IpAddr| address.to_canonical().is_ipv4() == is_v4;
-        let ports = self.by_port_at_node.read();
         // One that has just been bound has no address yet, and its predecessor may serve still.
-        ports
-            .get(&to.port())?
-            .iter()
-            .rev()
-            .filter(|(pod, _)| is_node(&pod.node))
-            .find_map(|(pod, port)| Some(SocketAddr::new(*pod.addresses.iter().find(is_alike)?, *port)))
+        let places = pods.iter().rev().filter_map(|(pod, port)| {
+            Some(BehindNode::Pod(SocketAddr::new(*pod.addresses.iter().find(is_alike)?, *port)))
+        });
+        let is_awaited = || pods.iter().any(|(pod, _)| pod.addresses.is_empty());
+        places.into_iter().next().or_else(|| is_awaited().then_some(BehindNode::Awaited))
     }
 
     /// One that changes keeps its place.
     fn put_ports_at_node(&self, old: Option<&Workload>, new: &Arc<Workload>) {
-        if let Some(old) = old.filter(|old| old.ports_at_node().ne(new.ports_at_node())) {
+        let is_same = |old: &Workload| old.node == new.node && old.ports_at_node().eq(new.ports_at_node());
+        if let Some(old) = old.filter(|old| !is_same(old)) {
             self.remove_ports_at_node(old);
         }
         for (at_node, port) in new.ports_at_node() {
             let mut ports = self.by_port_at_node.write();
-            let all = ports.entry(at_node).or_default();
+            let all = ports.entry((at_node, Arc::clone(&new.node))).or_default();
             match all.iter_mut().find(|(known, _)| known.uid == new.uid) {
                 Some(known) => *known = (Arc::clone(new), port),
                 None => all.push((Arc::clone(new), port)),
@@ -157,10 +161,11 @@ impl Workloads {
     fn remove_ports_at_node(&self, old: &Workload) {
         for (at_node, _) in old.ports_at_node() {
             let mut ports = self.by_port_at_node.write();
-            if let Some(all) = ports.get_mut(&at_node) {
+            let key = (at_node, Arc::clone(&old.node));
+            if let Some(all) = ports.get_mut(&key) {
                 all.retain(|(known, _)| known.uid != old.uid);
                 if all.is_empty() {
-                    ports.remove(&at_node);
+                    ports.remove(&key);
                 }
             }
         }

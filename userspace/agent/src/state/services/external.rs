@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use super::routes::Routes;
 use super::{Name, is_of};
@@ -35,15 +36,18 @@ pub(super) enum Place {
 #[derive(Debug, Default)]
 struct Nodes {
     by_name: HashMap<Arc<str>, Vec<IpAddr>>,
-    /// How many nodes have each.
-    addresses: HashMap<IpAddr, usize>,
+    /// Two where a node has been renamed and its end is not told of yet.
+    by_address: HashMap<IpAddr, NodeNames>,
 }
+
+/// Names of nodes, nearly always one.
+pub(in crate::state) type NodeNames = SmallVec<[Arc<str>; 1]>;
 
 impl External {
     /// What a port of an address leads to, where the address is a node's and the port a Service's.
     pub(super) fn at_node(&self, to: SocketAddr) -> Option<Routes> {
         let routes = self.first(Place::NodePort(to.port()))?;
-        self.nodes.read().addresses.contains_key(&to.ip().to_canonical()).then_some(routes)
+        self.nodes.read().by_address.contains_key(&to.ip().to_canonical()).then_some(routes)
     }
 
     /// What an external address and port lead to.
@@ -77,10 +81,9 @@ impl External {
         self.nodes.write().put(name, addresses.iter().map(IpAddr::to_canonical).collect());
     }
 
-    /// Whether it is one of the node's own addresses.
-    pub(super) fn is_of_node(&self, name: &Arc<str>, address: IpAddr) -> bool {
-        let nodes = self.nodes.read();
-        nodes.by_name.get(name).is_some_and(|own| own.contains(&address.to_canonical()))
+    /// The nodes that have an address.
+    pub(super) fn nodes_at(&self, address: IpAddr) -> NodeNames {
+        self.nodes.read().by_address.get(&address.to_canonical()).cloned().unwrap_or_default()
     }
 
     fn first(&self, place: Place) -> Option<Routes> {
@@ -96,17 +99,20 @@ impl External {
 impl Nodes {
     fn put(&mut self, name: &Arc<str>, addresses: Vec<IpAddr>) {
         for address in &addresses {
-            *self.addresses.entry(*address).or_default() += 1;
+            self.by_address.entry(*address).or_default().push(Arc::clone(name));
         }
         let old = match addresses.is_empty() {
             true => self.by_name.remove(name),
             false => self.by_name.insert(Arc::clone(name), addresses),
         };
         for address in old.into_iter().flatten() {
-            if let Some(count) = self.addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.addresses.remove(&address);
+            if let Some(names) = self.by_address.get_mut(&address) {
+                // The oldest entry of this name: the newer one, if there is one, is the new.
+                if let Some(oldest) = names.iter().position(|known| known == name) {
+                    names.remove(oldest);
+                }
+                if names.is_empty() {
+                    self.by_address.remove(&address);
                 }
             }
         }

@@ -183,6 +183,11 @@ fn a_pods_port_of_its_node_leads_to_the_pod() {
     // Its successor, told of before its end.
     state.apply(&with_port_at_node("u3", &["10.0.0.3"], "n1", 9000));
     assert_eq!(target(&state, "192.0.2.9", 9000), "workload u3 10.0.0.3:8080");
+    // Whoever may make pods must not take the clients of a workload of the mesh on the node's own address.
+    let host = Workload { host_network: true, ..pod("u5", &["192.0.2.9"]) };
+    state.apply(&Event::Workload(host.into()));
+    assert_eq!(target(&state, "192.0.2.9", 9000), "workload u5 192.0.2.9:9000");
+    state.apply(&Event::WorkloadGone(uid("u5")));
     state.apply(&with_port_at_node("u4", &[], "n1", 9000));
     assert_eq!(target(&state, "192.0.2.9", 9000), "workload u3 10.0.0.3:8080", "the next has no address yet");
     state.apply(&Event::WorkloadGone(uid("u4")));
@@ -190,6 +195,8 @@ fn a_pods_port_of_its_node_leads_to_the_pod() {
     assert_eq!(target(&state, "192.0.2.9", 9001), "workload u1 10.0.0.1:8080");
     state.apply(&Event::WorkloadGone(uid("u3")));
     assert_eq!(target(&state, "192.0.2.9", 9000), "unknown");
+    state.apply(&with_port_at_node("u6", &[], "n1", 9000));
+    assert_eq!(target(&state, "192.0.2.9", 9000), "awaited Pods 192.0.2.9");
 }
 
 #[test]
