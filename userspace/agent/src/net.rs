@@ -25,7 +25,7 @@ pub use descriptors::raise_open_files;
 pub use device::keep_to_device;
 pub use dial::{dial, dial_transparent};
 pub use leg::{Leg, Received, arm, disarm, reset};
-pub use listen::{Listeners, prepare, restore};
+pub use listen::{Listeners, ignore_newcomers, prepare, restore};
 pub use netns::Netns;
 pub use relay::{Action, RelayError, Relaying, Side, Traffic, relay, relay_after};
 pub use settings::open as open_settings;

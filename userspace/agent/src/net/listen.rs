@@ -10,9 +10,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use crate::addr::{HBONE_PORT, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT};
 
@@ -48,6 +49,24 @@ pub fn prepare(netns: &Netns) -> Result<Listeners, NetError> {
 /// Which step failed.
 pub fn restore(netns: &Netns) -> Result<(), NetError> {
     netns.run(routing::remove).map_err(NetError::Netns)?
+}
+
+/// From here on the listener drops the SYNs of newcomers. They send them again, to whoever listens then; what came before is
+/// established and can be accepted. Without it whoever comes between the last `accept` and the end of the listener is reset.
+///
+/// # Errors
+/// The kernel refuses (`SO_ATTACH_FILTER`, socket(7)).
+pub fn ignore_newcomers(listener: &impl AsFd) -> io::Result<()> {
+    // At a listener a packet begins with its TCP header (net/ipv4/tcp_ipv4.c, `tcp_filter`).
+    let instruction = |code: u32, jt, jf, k| SockFilter::new(u16::try_from(code).unwrap_or(0), jt, jf, k);
+    let program = [
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, TCP_FLAGS_AT),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN | ACK),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&program)
 }
 
 fn open() -> Result<Listeners, NetError> {
@@ -102,3 +121,27 @@ fn listening(address: SocketAddr) -> io::Result<Socket> {
 
 /// Connections the kernel may hold before they are accepted; it caps this at `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
+
+/// The byte of a TCP header with its flags, and two of them (RFC 9293 §3.1).
+const TCP_FLAGS_AT: u32 = 13;
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn newcomers_are_ignored_and_who_was_there_before_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let _before = TcpStream::connect(at).unwrap();
+        ignore_newcomers(&listener).unwrap();
+        let late = TcpStream::connect_timeout(&at, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut, "{late}");
+        listener.accept().unwrap();
+    }
+}

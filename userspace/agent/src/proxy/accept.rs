@@ -1,7 +1,7 @@
 //! The accept loop: one for each listener. Bounded, and it survives what `accept` can throw at it.
 //!
-//! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it takes what the kernel
-//! has accepted already, closes the listener, and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
+//! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it has the kernel ignore
+//! who is new, takes what it has accepted already, closes the listener, and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
 //! our memory takes the flood. Out of file descriptors, it waits until one of its own connections has given one back.
 
 use std::convert::Infallible;
@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::addr::{Local, Peer};
 use crate::drain::Watch;
+use crate::net::ignore_newcomers;
 use crate::workers::{Place, Workers};
 
 /// A connection as `accept` gave it.
@@ -89,6 +90,11 @@ where
                 }
             },
         }
+    }
+    match ignore_newcomers(&listener) {
+        // Those whose handshake runs are through by then; who is not, is reset.
+        Ok(()) => sleep(HANDSHAKE).await,
+        Err(error) => warn!(%error, "who connects just now may be reset"),
     }
     for accepted in backlog(listener, &workers).take(MAX_CONNECTIONS.saturating_sub(connections.len())) {
         begin(&mut connections, accepted, &serve);
@@ -202,6 +208,8 @@ fn recovered(listener: &TcpListener, exhausted: &mut bool) {
 
 /// Of one listener. Ten thousand idle connections to a pod are legal; memory for more than this is not given.
 const MAX_CONNECTIONS: usize = 32_768;
+/// A TCP handshake with a client of the same cluster; the node's new connections wait for it.
+const HANDSHAKE: Duration = Duration::from_millis(20);
 /// So many of a backlog may have ended before they are accepted, one after the other; the rest is not looked at then.
 const ENDED_MEANWHILE: usize = 16;
 /// Descriptors are also freed by other loops, of which this one hears nothing.
