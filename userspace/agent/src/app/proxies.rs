@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::addr::{CgroupId, NetnsCookie, WorkloadUid};
 use crate::kernel::DirectFlow;
+use crate::net::Listeners;
 use crate::policy::Denial;
 use crate::proxy::earlier::Earlier;
 use crate::proxy::{self, Context, LocalWorkload, Running, Sandbox};
@@ -25,7 +26,25 @@ pub(super) struct Proxies {
     earlier: Arc<Earlier>,
     epoch: watch::Sender<u64>,
     told: watch::Sender<()>,
-    open: HashMap<NetnsCookie, (Arc<Sandbox>, Running)>,
+    open: HashMap<NetnsCookie, Open>,
+}
+
+/// A sandbox, and who serves it. Until its first workload is known it accepts nobody: there is no one to serve them for.
+struct Open {
+    sandbox: Arc<Sandbox>,
+    /// Until then.
+    listeners: Option<Listeners>,
+    /// From then on.
+    running: Option<Running>,
+}
+
+impl Open {
+    /// Somebody lives there.
+    fn serve(&mut self, context: &Arc<Context>) {
+        if let Some(listeners) = self.listeners.take() {
+            self.running = Some(proxy::start(context.clone(), self.sandbox.clone(), listeners));
+        }
+    }
 }
 
 impl Proxies {
@@ -40,15 +59,18 @@ impl Proxies {
 
     /// Once the drain has begun: waits until no listener is open any more.
     pub(super) async fn closed(&mut self) {
-        for (_, running) in self.open.values_mut() {
-            running.closed().await;
+        for open in self.open.values_mut() {
+            open.listeners = None;
+            if let Some(running) = &mut open.running {
+                running.closed().await;
+            }
         }
     }
 
     /// Waits until every connection has ended, at most `until`; then the caller drops.
     pub(super) async fn finished(&mut self, until: Instant) {
         let all = async {
-            for (_, running) in self.open.values_mut() {
+            for running in self.open.values_mut().filter_map(|open| open.running.as_mut()) {
                 running.finished().await;
             }
         };
@@ -66,8 +88,7 @@ impl Sandboxes for Proxies {
             in_clear: Default::default(),
             dialled: Default::default(),
         });
-        let running = proxy::start(self.context.clone(), sandbox.clone(), listeners);
-        self.open.insert(cookie, (sandbox, running));
+        self.open.insert(cookie, Open { sandbox, listeners: Some(listeners), running: None });
     }
 
     fn put(
@@ -77,13 +98,15 @@ impl Sandboxes for Proxies {
         workload: Arc<Workload>,
         credentials: Credentials,
     ) {
-        let Some((sandbox, _)) = self.open.get(&cookie) else { return };
-        let mut workloads = sandbox.workloads.write();
+        let Some(open) = self.open.get_mut(&cookie) else { return };
+        let mut workloads = open.sandbox.workloads.write();
         if workloads.get(&cgroup).is_some_and(|present| present.workload == workload) {
             return;
         }
         self.context.direct.put(cgroup, Arc::clone(&workload));
         workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials, self.context.tunnel)));
+        drop(workloads);
+        open.serve(&self.context);
     }
 
     fn captured(&mut self, cookie: NetnsCookie, cgroup: CgroupId, workload: Arc<Workload>) {
@@ -92,9 +115,9 @@ impl Sandboxes for Proxies {
 
     fn remove(&mut self, cookie: NetnsCookie, cgroup: CgroupId) {
         self.earlier.remove(cgroup);
-        let Some((sandbox, _)) = self.open.get(&cookie) else { return };
+        let Some(open) = self.open.get(&cookie) else { return };
         self.context.direct.depart(cgroup);
-        let gone = sandbox.workloads.write().remove(&cgroup);
+        let gone = open.sandbox.workloads.write().remove(&cgroup);
         if let Some(gone) = gone {
             self.context.connections.close_workload(&gone.workload.uid);
         }
