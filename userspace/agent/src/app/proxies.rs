@@ -106,10 +106,16 @@ impl Sandboxes for Proxies {
         self.context.direct.put(cgroup, Arc::clone(&workload));
         workloads.insert(cgroup, Arc::new(LocalWorkload::new(workload, credentials, self.context.tunnel)));
         drop(workloads);
-        open.serve(&self.context);
+        // Of the node's own namespace others may be known in a moment; they are all by the time that any is captured.
+        if !open.sandbox.host {
+            open.serve(&self.context);
+        }
     }
 
     fn captured(&mut self, cookie: NetnsCookie, cgroup: CgroupId, workload: Arc<Workload>) {
+        if let Some(open) = self.open.get_mut(&cookie) {
+            open.serve(&self.context);
+        }
         self.earlier.put(cookie, cgroup, workload);
     }
 
