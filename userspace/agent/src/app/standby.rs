@@ -3,9 +3,9 @@
 //! Two engines of an instance cannot run side by side ([`Claim`]), and an engine that ends lets its connections finish,
 //! which takes as long as it is given. So its successor is started before: it reads its configuration, looks at the
 //! machine, reads the source through to the end and has the CA make an SVID, as a rehearsal, and says on its [`Stage`] how
-//! that went. A successor that could not serve never says `ok`, and whoever rolls it out leaves its predecessor alone. It does not ask
-//! that one to end, and takes its place when it does: at once where it is ready, and otherwise a little later, when nobody
-//! else has, since a predecessor that was killed is started again.
+//! that went. A successor that could not serve never says `ok`, and whoever rolls it out leaves its predecessor alone. It
+//! does not ask that one to end, and takes its place when it does: at once where it is ready, and otherwise a little later,
+//! when nobody else has, since a predecessor that was killed is started again.
 
 use std::fmt::Display;
 use std::pin::pin;

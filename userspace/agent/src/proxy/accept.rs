@@ -1,8 +1,9 @@
 //! The accept loop: one for each listener. Bounded, and it survives what `accept` can throw at it.
 //!
 //! A loop owns its connections: dropping it (its task is aborted) aborts them. When the drain begins it has the kernel ignore
-//! who is new, takes what it has accepted already, closes the listener, and stays until its connections have ended. At the bound it stops accepting, so the kernel's backlog and not
-//! our memory takes the flood. Out of file descriptors, it waits until one of its own connections has given one back.
+//! who is new, takes what it has accepted already, closes the listener, and stays until its connections have ended. At the
+//! bound it stops accepting, so the kernel's backlog and not our memory takes the flood. Out of file descriptors, it waits
+//! until one of its own connections has given one back.
 
 use std::convert::Infallible;
 use std::future::poll_fn;

@@ -135,11 +135,11 @@ impl Workloads {
         let is_v4 = to.ip().to_canonical().is_ipv4();
         let is_alike = |address: &&IpAddr| address.to_canonical().is_ipv4() == is_v4;
         // One that has just been bound has no address yet, and its predecessor may serve still.
-        let places = pods.iter().rev().filter_map(|(pod, port)| {
+        let newest = pods.iter().rev().find_map(|(pod, port)| {
             Some(BehindNode::Pod(SocketAddr::new(*pod.addresses.iter().find(is_alike)?, *port)))
         });
         let is_awaited = || pods.iter().any(|(pod, _)| pod.addresses.is_empty());
-        places.into_iter().next().or_else(|| is_awaited().then_some(BehindNode::Awaited))
+        newest.or_else(|| is_awaited().then_some(BehindNode::Awaited))
     }
 
     /// One that changes keeps its place.
